@@ -1,0 +1,178 @@
+"""The factory as a Kubeflow pipeline: the one training graph, in a cluster and on a laptop.
+
+`python -m pipelines.compile` writes it to `pipelines/compiled/`. Defaults come from `params.yaml` and
+`pipelines/policy.yaml`, so that the Kubeflow UI shows what a person would find in the repository.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from kfp import dsl, kubernetes
+
+from components.champion.component import champion
+from components.evaluate.component import evaluate
+from components.export.component import export
+from components.gate.component import gate
+from components.ingest.component import ingest
+from components.pair.component import pair
+from components.promote.component import promote
+from components.register.component import register
+from components.report.component import report
+from components.restore.component import restore
+from components.train.component import gather, train
+from components.validate.component import validate
+
+ROOT = Path(__file__).resolve().parent.parent
+POLICY = (ROOT / "pipelines" / "policy.yaml").read_text(encoding="utf-8")
+PARAMETERS: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+TRAIN = PARAMETERS["train"]
+SHARED = ("size", "steps_per_task", "learning_rate", "seed")  # parameters of train that have a field of their own
+TRAIN_REST = {key: value for key, value in TRAIN.items() if key not in SHARED}
+PAIR_REST = {key: value for key, value in PARAMETERS["pair"].items() if key != "seed"}
+
+SITES_MOUNT, SITES_CLAIM = "/sites", "mira-sites"
+WORKSPACE_MOUNT, WORKSPACE_CLAIM = "/mira", "mira-workspace"
+KEY_SECRET = "mira-pseudonym-key"  # noqa: S105  (name of a secret, not a secret)
+
+
+def _mounted(task: dsl.PipelineTask, *, sites: bool = False, workspace: bool = False) -> dsl.PipelineTask:
+    """Mount the volumes that a step needs; the local runner has the folders themselves and ignores this."""
+    if sites:
+        kubernetes.mount_pvc(task, pvc_name=SITES_CLAIM, mount_path=SITES_MOUNT)
+    if workspace:
+        kubernetes.mount_pvc(task, pvc_name=WORKSPACE_CLAIM, mount_path=WORKSPACE_MOUNT)
+    return task
+
+
+@dsl.pipeline(name="mira-factory", description="Multi-site DICOM in, a served and clinically checked model out.")
+def factory(
+    sites_file: str = f"{SITES_MOUNT}/sites.yaml",
+    workspace: str = WORKSPACE_MOUNT,
+    repository: str = f"{WORKSPACE_MOUNT}/triton_repo",
+    tracking_uri: str = "http://mlflow.mlflow.svc:5000",
+    size: str = TRAIN["size"],
+    steps_per_task: int = TRAIN["steps_per_task"],
+    learning_rate: float = TRAIN["learning_rate"],
+    seed: int = TRAIN["seed"],
+    policy: str = POLICY,
+    ingest_config: dict = PARAMETERS["ingest"],  # noqa: B006  (kfp reads it as a default, nothing changes it)
+    validate_config: dict = PARAMETERS["validate"],  # noqa: B006
+    pair_config: dict = PAIR_REST,  # noqa: B006
+    train_config: dict = TRAIN_REST,  # noqa: B006
+    evaluate_config: dict = PARAMETERS["evaluate"],  # noqa: B006
+    export_config: dict = PARAMETERS["export"],  # noqa: B006
+    promote_config: dict = PARAMETERS["promote"],  # noqa: B006
+    restore_config: dict = PARAMETERS["restore"],  # noqa: B006
+    data_fingerprint: str = "",
+    code_version: str = "",
+) -> str:
+    """Ingest, validate, pair, train, evaluate, gate; and if the gate approves: register, export, promote, restore.
+
+    Args:
+        sites_file: sites.yaml on the volume that holds the sites' DICOM; names each site, its role and its folder.
+        workspace: Folder on the shared volume for what outlives a run: serving state, audit trail, restored series.
+        repository: Triton model repository that the promoted networks are put into.
+        tracking_uri: MLflow tracking server or database.
+        size: Size of the networks: tiny (CPU, minutes), small or base (GPU).
+        steps_per_task: Optimiser steps for each task; the unified network takes this many for every task it learns.
+        learning_rate: Peak learning rate of AdamW.
+        seed: Seed of splits, simulated noise, weights and patch order.
+        policy: The gate policy (YAML): rules a candidate must pass, with threshold, unit and source.
+        ingest_config: Other parameters of ingest, as JSON.
+        validate_config: Other parameters of validate, as JSON, such as the minimum numbers of sites.
+        pair_config: Other parameters of pair, as JSON, such as the dose, count and resolution levels.
+        train_config: Other parameters of train, as JSON, such as batch and patch size.
+        evaluate_config: Other parameters of evaluate, as JSON, such as the metric profiles.
+        export_config: Other parameters of export, as JSON, such as the tolerances.
+        promote_config: Other parameters of promote, as JSON, such as the kind of approval.
+        restore_config: Other parameters of restore, as JSON.
+        data_fingerprint: Hash of the sites' files; give a new value when new data came, or caching re-uses the old.
+        code_version: Version of the code; a new value runs every step again.
+
+    Returns:
+        `approved` or `refused`.
+    """
+    ingested = _mounted(
+        ingest(
+            sites_file=sites_file, data_fingerprint=data_fingerprint, code_version=code_version, config=ingest_config
+        ),
+        sites=True,
+    )
+    kubernetes.use_secret_as_env(ingested, secret_name=KEY_SECRET, secret_key_to_env={"key": "MIRA_PSEUDONYM_KEY"})
+    cases = ingested.outputs["cases"]
+    validation = validate(cases=cases, config=validate_config).outputs["validation"]
+    paired = pair(cases=cases, validation=validation, seed=seed, config=pair_config)
+    paired.set_cpu_request("2").set_memory_request("4G")
+    pairs = paired.outputs["pairs"]
+
+    with dsl.ParallelFor(paired.outputs["Output"], name="networks") as network:
+        trained = _mounted(
+            train(
+                pairs=pairs,
+                network=network,
+                size=size,
+                steps_per_task=steps_per_task,
+                learning_rate=learning_rate,
+                seed=seed,
+                tracking_uri=tracking_uri,
+                workspace=workspace,
+                config=train_config,
+            ),
+            workspace=True,
+        )
+        trained.set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(1)
+        kubernetes.add_toleration(trained, key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")
+    networks = gather(models=dsl.Collected(trained.outputs["model"])).outputs["networks"]
+
+    current = champion(networks=networks, tracking_uri=tracking_uri, code_version=code_version)
+    current.set_caching_options(False)  # another run may have moved the alias since
+    evaluation = evaluate(
+        pairs=pairs,
+        networks=networks,
+        champion=current.outputs["checkpoint"],
+        champion_version=current.outputs["Output"],
+        config=evaluate_config,
+    ).outputs["evaluation"]
+    decided = gate(evaluation=evaluation, policy=policy)
+    decision = decided.outputs["decision"]
+    made = {
+        "cases": cases, "validation": validation, "pairs": pairs, "networks": networks,
+        "evaluation": evaluation, "decision": decision, "workspace": workspace,
+    }
+
+    with dsl.If(decided.outputs["Output"] == True, name="approved"):  # noqa: E712  (kfp compiles the comparison)
+        registered = register(
+            networks=networks, evaluation=evaluation, decision=decision, pairs=pairs,
+            tracking_uri=tracking_uri, code_version=code_version,
+        )
+        version = registered.outputs["version"]
+        exported = export(networks=networks, version=version, pairs=pairs, config=export_config).outputs["exported"]
+        promoted = _mounted(
+            promote(
+                exported=exported, version=version, decision=decision, tracking_uri=tracking_uri,
+                workspace=workspace, repository=repository, config=promote_config,
+            ),
+            workspace=True,
+        )
+        promoted.set_caching_options(False)  # it looks at what serves now, and does nothing where all is well
+        restored = _mounted(
+            restore(
+                sites_file=sites_file, server=promoted.outputs["Output"], workspace=workspace,
+                version=registered.outputs["Output"], data_fingerprint=data_fingerprint, config=restore_config,
+            ),
+            sites=True,
+            workspace=True,
+        )
+        told = _mounted(
+            report(
+                **made, version=version, exported=exported, promotion=promoted.outputs["promotion"],
+                restoration=restored.outputs["restoration"],
+            ),
+            workspace=True,
+        )
+        told.set_caching_options(False)
+    with dsl.Else(name="refused"):
+        told_refusal = _mounted(report(**made), workspace=True)
+        told_refusal.set_caching_options(False)
+    return dsl.OneOf(told.outputs["verdict"], told_refusal.outputs["verdict"])
