@@ -1,0 +1,298 @@
+"""Take in the DICOM of all sites: de-identified cases, and a quarantine that lists everything else with its reason."""
+
+import multiprocessing
+import os
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+from components.ingest.series import SOFTWARE, Job, Outcome, Rejected, ingest_series
+from components.ingest.summary import IngestSummary, SiteSummary, summarise
+from mira.cases import Record, iterate_cases, write_case_table
+from mira.dicom import headers as h
+from mira.dicom.archive import opened
+from mira.dicom.deidentify import Pseudonyms, load_pseudonyms
+from mira.dicom.fitness import check_rules, offered
+from mira.dicom.headers import tolerant
+from mira.dicom.reasons import Reason, Refused
+from mira.dicom.scan import FoundSeries, RejectedFile, Scan, modality_code, scan
+from mira.dicom.structures import References, read_structure_set, references
+from mira.errors import DataRejected
+from mira.progress import track
+from mira.sites import Site, load_sites
+from mira.storage import hash_file, read_json, write_json
+
+LEDGER = ".ingest"
+FEW = 4
+
+
+class IngestConfig(Record):
+    """Parameters of ingest."""
+
+    workers: int = Field(0, ge=0, description="processes that read series at once; 0 takes one per processor")
+    minimum_size: int = Field(16, ge=1, description="smallest number of rows and columns of a case, in pixels")
+    patient_scope: Literal["project", "site"] = Field(
+        "project",
+        description="where patient IDs without an issuer are unique: `project` treats the same ID at two sites as one "
+        "patient, so that nobody can be in training and in the local set at once; `site` treats them as two",
+    )
+    keep_other_sites: bool = Field(
+        False, description="keep cases of sites that sites.yaml does not name; else their cases are removed"
+    )
+
+
+@dataclass
+class _SiteWork:
+    """One site while it is worked on."""
+
+    site: Site
+    scan: Scan
+    indices: dict[Path, int]
+    sets: dict[Path, References] = field(default_factory=dict)
+    jobs: list[Job] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    unchanged: int = 0
+
+
+def ingest(sites_file: Path, out: Path, config: IngestConfig) -> IngestSummary:
+    """Read every site's DICOM into de-identified cases.
+
+    Series that were taken in before and have not changed are not read again: the content of their files decides. A
+    run that was cut off goes on where it stopped. Cases whose source is gone are removed, so that `out` always is what
+    the sites send now. One bad site does not stop the others.
+
+    Args:
+        sites_file: sites.yaml.
+        out: root of all cases; also gets `cases.parquet`, `quarantine.json` and `ingest.json`.
+        config: parameters.
+
+    Returns:
+        Counts per site.
+
+    Raises:
+        ConfigurationError: for a sites.yaml or a key that cannot be used.
+        DataRejected: when no site gave a single case; the files above are written first.
+    """
+    sites = load_sites(sites_file).sites
+    for site in sites:
+        check_rules(site)
+    return ingest_sites(sites, out, config)
+
+
+def ingest_sites(sites: list[Site], out: Path, config: IngestConfig) -> IngestSummary:
+    """The same for sites that are already loaded; see `ingest`."""
+    pseudonyms = load_pseudonyms()
+    out.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        works = []
+        for site in sites:
+            source = stack.enter_context(opened(site.path))
+            with tolerant():
+                works.append(_prepare(site, scan(source, f"scan {site.id}"), source.files, out, pseudonyms, config))
+        _run([(work, job) for work in works for job in work.jobs], config)
+        for work in works:
+            _list_unused_structures(work)
+    removed = _remove_stale(works, out, config)
+    return _store(works, out, removed, pseudonyms)
+
+
+def _prepare(
+    site: Site, found: Scan, files: list[Path], out: Path, pseudonyms: Pseudonyms, config: IngestConfig
+) -> _SiteWork:
+    indices = {path: number for number, path in enumerate(files)}
+    work = _SiteWork(site, found, indices)
+    work.rejected = [_rejected_file(work, item) for item in found.rejected]
+    for path in found.structure_sets:
+        try:
+            work.sets[path] = references(read_structure_set(path))
+        except Refused as error:
+            work.rejected.append(_rejected_file(work, RejectedFile(path, "RTSTRUCT", error.reason)))
+    for series in found.series:
+        if site.series and not offered(site, _whole_header(series)):
+            work.rejected.append(_not_offered(work, series))
+            continue
+        work.jobs.append(
+            Job(
+                site=site,
+                modality=modality_code(series.header),
+                files=series.files,
+                pixels=series.pixels,
+                indices=[indices[path] for path in series.files],
+                structure_sets=_structure_sets_for(series, work.sets),
+                out=out,
+                ledger=out / LEDGER / site.id,
+                pseudonyms=pseudonyms,
+                patient_scope=site.id if config.patient_scope == "site" else "",
+                minimum_size=config.minimum_size,
+            )
+        )
+    return work
+
+
+def _whole_header(series: FoundSeries) -> Dataset:
+    """Header of the first file with all its attributes: rules may name some that the scan does not read."""
+    try:
+        return dcmread(series.files[0], stop_before_pixels=True, force=True)
+    except Exception:
+        return series.header  # damaged further down: reading the series will tell
+
+
+def _structure_sets_for(series: FoundSeries, sets: dict[Path, References]) -> list[Path]:
+    """Structure sets that name the series, or may name its instances: the same frame of reference and no series."""
+    frame = h.uid(series.header, "FrameOfReferenceUID")
+    return [
+        path
+        for path, refers in sets.items()
+        if series.series_uid in refers.series or (not refers.series and frame in refers.frames)
+    ]
+
+
+def _run(tasks: list[tuple[_SiteWork, Job]], config: IngestConfig) -> None:
+    """Take in all series, in as many processes as configured."""
+    workers = min(config.workers or os.cpu_count() or 1, len(tasks))
+    results = _in_turn(tasks) if workers < 2 or len(tasks) <= FEW else _in_parallel(tasks, workers)
+    for work, (key, outcome, unchanged) in track(results, "ingest", total=len(tasks), unit="series"):
+        work.outcomes[key] = outcome
+        work.unchanged += unchanged
+
+
+def _in_turn(tasks: list[tuple[_SiteWork, Job]]) -> Iterator[tuple[_SiteWork, tuple[str, Outcome, bool]]]:
+    for work, job in tasks:
+        yield work, ingest_series(job)
+
+
+def _in_parallel(
+    tasks: list[tuple[_SiteWork, Job]], workers: int
+) -> Iterator[tuple[_SiteWork, tuple[str, Outcome, bool]]]:
+    """One series per process at a time; a series whose decoder kills its process is tried once more, alone."""
+    context = multiprocessing.get_context("spawn")
+    crashed: list[tuple[_SiteWork, Job]] = []
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        waiting = {pool.submit(ingest_series, job): (work, job) for work, job in tasks}
+        for future in as_completed(waiting):
+            try:
+                yield waiting[future][0], future.result()
+            except BrokenProcessPool:
+                crashed.append(waiting[future])
+    for work, job in crashed:
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            try:
+                yield work, pool.submit(ingest_series, job).result()
+            except BrokenProcessPool:
+                path = job.files[0]
+                item = _rejected_file(work, RejectedFile(path, "", Reason.CRASHED))
+                lost = item.model_copy(update={"kind": "series", "files": len(job.files)})
+                yield work, (f"crashed-{job.indices[0]}", Outcome(rejected=[lost]), False)
+
+
+def _list_unused_structures(work: _SiteWork) -> None:
+    used = {content for outcome in work.outcomes.values() for content in outcome.structure_sets}
+    for path in work.sets:
+        if hash_file(path) not in used:
+            work.rejected.append(_rejected_file(work, RejectedFile(path, "RTSTRUCT", Reason.STRUCTURES)))
+
+
+def _rejected_file(work: _SiteWork, item: RejectedFile) -> Rejected:
+    known = item.path in work.indices
+    return Rejected(
+        site=work.site.id,
+        kind="file" if known else "source",
+        index=work.indices.get(item.path, -1),
+        content=_content(item.path) if known else "",
+        modality=item.modality,
+        reason=item.reason.value,
+        text=item.reason.text,
+        detail=item.detail,
+        files=1,
+    )
+
+
+def _content(path: Path) -> str:
+    """First digits of a file's hash; "" when it cannot be read at all, which is then its reason."""
+    try:
+        return hash_file(path)[:12]
+    except OSError:
+        return ""
+
+
+def _not_offered(work: _SiteWork, series: FoundSeries) -> Rejected:
+    item = _rejected_file(work, RejectedFile(series.files[0], modality_code(series.header), Reason.NOT_OFFERED))
+    return item.model_copy(update={"kind": "series", "files": len(series.files)})
+
+
+def _remove_stale(works: list[_SiteWork], out: Path, config: IngestConfig) -> int:
+    """Remove cases and ledger entries whose source is gone; of other sites too, unless they are to be kept."""
+    removed = 0
+    cases = {(work.site.id, case) for work in works for outcome in work.outcomes.values() for case in outcome.cases}
+    named = {work.site.id for work in works}
+    for folder in sorted(path.parent for path in out.glob("*/*/") for path in [path / "image.nii"] if path.is_file()):
+        site = folder.parent.name
+        if (site, folder.name) not in cases and (site in named or not config.keep_other_sites):
+            shutil.rmtree(folder)
+            removed += 1
+    for work in works:
+        for entry in (out / LEDGER / work.site.id).glob("*.json"):
+            if entry.stem not in work.outcomes:
+                entry.unlink()
+    return removed
+
+
+def _store(works: list[_SiteWork], out: Path, removed: int, pseudonyms: Pseudonyms) -> IngestSummary:
+    records = [record for _, record in iterate_cases(out)]
+    tasks: dict[str, Counter[str]] = defaultdict(Counter)
+    for record in records:
+        tasks[record.site].update(task.value for task in record.tasks)
+    sites = {work.site.id: _summarise(work, tasks[work.site.id]) for work in works}
+    rejected = sorted(
+        (item for work in works for item in [*work.rejected, *_of_series(work)]),
+        key=lambda item: (item.site, item.index, item.reason),
+    )
+    others, kept = _kept(out, {record.site for record in records} - set(sites))
+    summary = IngestSummary(
+        sites={**others, **sites},
+        cases=len(records),
+        removed_cases=removed,
+        key_id=pseudonyms.key_id,
+        software=SOFTWARE,
+    )
+    items = [*kept, *(item.model_dump(mode="json") for item in rejected)]
+    counts = {name: site.refused for name, site in summary.sites.items()}
+    write_json(out / "quarantine.json", {"software": SOFTWARE, "counts": counts, "rejected": items})
+    write_json(out / "ingest.json", summary.model_dump(mode="json"))
+    if not records:
+        write_case_table(out, records)
+        raise DataRejected("No site gave a usable case.\n" + "\n".join(f"{s}: {v.error}" for s, v in sites.items()))
+    write_case_table(out, records)
+    return summary
+
+
+def _summarise(work: _SiteWork, tasks: Counter[str]) -> SiteSummary:
+    rejected, outcomes = [*work.rejected, *_of_series(work)], list(work.outcomes.values())
+    return summarise(work.site, work.scan, work.indices, rejected, outcomes, tasks, work.unchanged)
+
+
+def _kept(out: Path, names: set[str]) -> tuple[dict[str, SiteSummary], list[dict[str, Any]]]:
+    """What earlier runs said of sites that this run does not name and whose cases stay."""
+    if not names or not (out / "ingest.json").is_file():
+        return {}, []
+    before = IngestSummary.model_validate(read_json(out / "ingest.json"))
+    items = read_json(out / "quarantine.json")["rejected"]
+    return (
+        {name: site for name, site in before.sites.items() if name in names},
+        [item for item in items if item["site"] in names],
+    )
+
+
+def _of_series(work: _SiteWork) -> list[Rejected]:
+    return [item for outcome in work.outcomes.values() for item in outcome.rejected]

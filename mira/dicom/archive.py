@@ -1,0 +1,111 @@
+"""Open what a hospital sends: a file, a folder of any depth, a DICOMDIR or a zip, as a list of plain files."""
+
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydicom import dcmread
+
+from mira.dicom import headers as h
+from mira.dicom.headers import tolerant
+from mira.dicom.reasons import Reason
+
+LARGEST_ARCHIVE_BYTES = 256 * 2**30
+LARGEST_COMPRESSION = 200.0
+COPY_BYTES = 2**20
+
+
+@dataclass
+class Opened:
+    """Files to look at, in a stable order, and those that could not be reached.
+
+    Attributes:
+        files: every file found; those from a zip lie in a private temporary folder.
+        origin: for each file, the folder (or archive and folder within) it came from: files of one series without
+            a series UID are told apart by it.
+        missing: reasons for what was named but is not there or was not unpacked.
+    """
+
+    files: list[Path] = field(default_factory=list)
+    origin: dict[Path, str] = field(default_factory=dict)
+    missing: list[Reason] = field(default_factory=list)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Opened]:
+    """Yield the files of a source; what was unpacked from zips is deleted at the end.
+
+    Zip members are written under numbers in a folder that only this user can read, so neither a member's name nor
+    a `..` in it has any effect. A DICOMDIR gives the files that it names, wherever they lie below its folder.
+    """
+    found = Opened()
+    with ExitStack() as stack:
+        if path.is_dir():
+            listed = sorted(p for p in path.rglob("*") if p.is_file())
+        elif path.name.upper() == "DICOMDIR":
+            listed = _directory(path, found)
+        else:
+            listed = [path]
+        for file in listed:
+            if file.suffix.lower() == ".zip" or (file == path and zipfile.is_zipfile(file)):
+                scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="mira-"))
+                _unpack(file, Path(scratch), found)
+            else:
+                found.files.append(file)
+                found.origin[file] = str(file.parent)
+        yield found
+
+
+def _unpack(archive: Path, scratch: Path, found: Opened) -> None:
+    try:
+        with zipfile.ZipFile(archive) as content:
+            members = [member for member in content.infolist() if not member.is_dir()]
+            total = sum(member.file_size for member in members)
+            packed = sum(member.compress_size for member in members)
+            if total > LARGEST_ARCHIVE_BYTES or total > 2**20 + LARGEST_COMPRESSION * packed:
+                found.missing.append(Reason.UNSAFE_ARCHIVE)
+                return
+            for number, member in enumerate(sorted(members, key=lambda m: m.filename)):
+                target = scratch / f"{number:07d}"
+                _copy(content, member, target)
+                found.files.append(target)
+                found.origin[target] = f"{archive}!{member.filename.rpartition('/')[0]}"
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, OSError, ValueError):
+        found.missing.append(Reason.UNSAFE_ARCHIVE)
+
+
+def _copy(content: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> None:
+    """Unpack one member, never more than it declares: a forged size stops here."""
+    left = member.file_size
+    with content.open(member) as source, target.open("wb") as sink:
+        while block := source.read(min(COPY_BYTES, left + 1)):
+            left -= len(block)
+            if left < 0:
+                raise ValueError("longer than declared")
+            sink.write(block)
+
+
+def _directory(path: Path, found: Opened) -> list[Path]:
+    """Files named by a DICOMDIR that lie below its folder."""
+    base = path.parent.resolve()
+    result = []
+    with tolerant():
+        try:
+            records = h.items(dcmread(path), "DirectoryRecordSequence")
+        except Exception:  # any damage means: this index cannot be used
+            found.missing.append(Reason.UNREADABLE)
+            return []
+        for record in records:
+            parts = h.values(record, "ReferencedFileID")
+            if not parts:
+                continue
+            candidates = [base.joinpath(*parts), base.joinpath(*(part.lower() for part in parts))]
+            file = next((c.resolve() for c in candidates if c.is_file() and c.resolve().is_relative_to(base)), None)
+            if file is None:
+                found.missing.append(Reason.MISSING_FILE)
+            else:
+                result.append(file)
+    return sorted(set(result))

@@ -1,0 +1,126 @@
+"""Reading values from headers that may be wrong: a bad value is a missing value, never a crash."""
+
+import logging
+import math
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+
+from pydicom import config
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+
+CODE = re.compile(r"[A-Za-z0-9 ._+\-/^&()]{1,64}")
+UID = re.compile(r"[0-9]+(\.[0-9]+)+")
+PLACEHOLDER = re.compile(r"[\s*?_.\-xX0]*|anonym(ous|ized|ised|e)?|unknown|none|n/?a", re.IGNORECASE)
+
+
+@contextmanager
+def tolerant() -> Iterator[None]:
+    """Let pydicom read invalid values without a word: its warnings quote them, and they may name a patient."""
+    logger = logging.getLogger("pydicom")
+    mode, level = config.settings.reading_validation_mode, logger.level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        config.settings.reading_validation_mode = config.IGNORE
+        logger.setLevel(logging.CRITICAL + 1)
+        try:
+            yield
+        finally:
+            config.settings.reading_validation_mode = mode
+            logger.setLevel(level)
+
+
+def values(header: Dataset, keyword: str) -> list[str]:
+    """All values of an attribute as stripped text; empty when absent, empty or not convertible."""
+    try:
+        value = header.get(keyword)
+    except Exception:  # pydicom raises many types on a bad value, and all mean: not known
+        return []
+    if value is None:
+        return []
+    items = value if isinstance(value, MultiValue | list | tuple) else [value]
+    return [str(item).strip().strip("\0") for item in items if item is not None]
+
+
+def text(header: Dataset, keyword: str) -> str:
+    """The value as text, several values joined by a backslash as in DICOM; "" when absent."""
+    return "\\".join(values(header, keyword)).strip("\\")
+
+
+def numbers(header: Dataset, keyword: str) -> list[float]:
+    """The values as finite numbers; empty when absent or when any of them is no number."""
+    result = []
+    for value in values(header, keyword):
+        try:
+            number = float(value)
+        except ValueError:
+            return []
+        if not math.isfinite(number):
+            return []
+        result.append(number)
+    return result
+
+
+def number(header: Dataset, keyword: str) -> float | None:
+    """The first value as a finite number, or None."""
+    found = numbers(header, keyword)
+    return found[0] if found else None
+
+
+def uid(header: Dataset, keyword: str) -> str:
+    """The value when it is a UID; "" otherwise."""
+    value = text(header, keyword)
+    return value if UID.fullmatch(value) else ""
+
+
+def code(header: Dataset, keyword: str, length: int = 64) -> str:
+    """Coded words only: "" unless every character is in a narrow set and the value is short.
+
+    Free text can carry a patient's name; what passes here is a vendor's code, a kernel, a sequence type.
+    """
+    value = "/".join(values(header, keyword))
+    return value if CODE.fullmatch(value) and len(value) <= length else ""
+
+
+def items(header: Dataset, keyword: str) -> list[Dataset]:
+    """The items of a sequence; empty when absent or unreadable."""
+    try:
+        sequence = header.get(keyword)
+        return [item for item in sequence if isinstance(item, Dataset)] if sequence is not None else []
+    except Exception:  # an unreadable sequence is an absent one
+        return []
+
+
+def is_placeholder(value: str) -> bool:
+    """Whether an identifier says nothing: empty, `***`, `0000`, `ANONYMIZED`."""
+    return PLACEHOLDER.fullmatch(value) is not None
+
+
+def moment(date: str, time: str) -> datetime | None:
+    """A DICOM date (YYYYMMDD) and time (HHMMSS.FFFFFF, shortened at will) as one moment, or None."""
+    day = re.fullmatch(r"(\d{4})[.\-]?(\d\d)[.\-]?(\d\d)", date)
+    seconds = seconds_of_day(time)
+    if day is None or seconds is None:
+        return None
+    try:
+        return datetime(int(day[1]), int(day[2]), int(day[3])) + timedelta(seconds=seconds)
+    except ValueError:
+        return None
+
+
+def seconds_of_day(time: str) -> float | None:
+    """A DICOM time as seconds since midnight, or None."""
+    match = re.fullmatch(r"(\d\d):?(\d\d)?:?(\d\d(?:\.\d{1,9})?)?", time)
+    if match is None:
+        return None
+    hours, minutes, seconds = int(match[1]), int(match[2] or 0), float(match[3] or 0)
+    return hours * 3600 + minutes * 60 + seconds if hours < 24 and minutes < 60 and seconds <= 60 else None
+
+
+def date_time(value: str) -> datetime | None:
+    """A DICOM date-time (YYYYMMDDHHMMSS.FFFFFF&ZZXX) as a moment in local time, or None."""
+    match = re.fullmatch(r"(\d{8})(\d{2,6}(?:\.\d{1,9})?)(?:[+-]\d{4})?", value)
+    return moment(match[1], match[2]) if match else None

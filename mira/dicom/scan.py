@@ -1,0 +1,173 @@
+"""Find the DICOM in a source and group it by series; everything that is not usable is listed with its reason."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_partial
+from pydicom.tag import BaseTag
+
+from mira.dicom import headers as h
+from mira.dicom.archive import Opened
+from mira.dicom.headers import tolerant
+from mira.dicom.reasons import Reason, Refused
+from mira.dicom.triage import RT_STRUCTURES, sop_class, triage
+from mira.progress import track
+
+LAST_TAG = 0x00280301
+"""The scan stops reading after Burned In Annotation: all that groups and sorts files lies before."""
+DIRECTORY = "1.2.840.10008.1.3.10"
+
+
+@dataclass(frozen=True)
+class RejectedFile:
+    """A file that cannot be used.
+
+    Attributes:
+        path: the file; for this process only, since names carry patients.
+        modality: DICOM modality when it is one of the standard's short codes, else "".
+        reason: the reason code.
+        detail: figures or names of the standard, nothing from free text.
+    """
+
+    path: Path
+    modality: str
+    reason: Reason
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class FoundSeries:
+    """Files that belong together.
+
+    Attributes:
+        study_uid: Study Instance UID, "" when missing.
+        series_uid: Series Instance UID, "" when missing.
+        group: what the files share when there is no series UID; empty otherwise.
+        header: header of the first file, up to group 0028.
+        files: all files.
+        pixels: for each file, how many pixels its own header declares, all frames together.
+    """
+
+    study_uid: str
+    series_uid: str
+    group: str
+    header: Dataset
+    files: list[Path]
+    pixels: list[int]
+
+
+@dataclass
+class Scan:
+    """What a source holds."""
+
+    series: list[FoundSeries] = field(default_factory=list)
+    structure_sets: list[Path] = field(default_factory=list)
+    rejected: list[RejectedFile] = field(default_factory=list)
+    files: int = 0
+
+
+def scan(source: Opened, what: str = "scan") -> Scan:
+    """Read the headers of all files of a source and group the images by series.
+
+    Args:
+        source: from `mira.dicom.archive.opened`.
+        what: label of the progress bar.
+    """
+    result = Scan(files=len(source.files))
+    result.rejected = [RejectedFile(Path(), "", reason) for reason in source.missing]
+    groups: dict[tuple[str, str, str], FoundSeries] = {}
+    with tolerant():
+        for path in track(source.files, what, unit="file"):
+            try:
+                header = read_header(path)
+            except Refused as error:
+                result.rejected.append(RejectedFile(path, "", error.reason, error.detail))
+                continue
+            if sop_class(header) == RT_STRUCTURES:
+                result.structure_sets.append(path)
+                continue
+            try:
+                triage(header)
+            except Refused as error:
+                result.rejected.append(RejectedFile(path, modality_code(header), error.reason, error.detail))
+                continue
+            key = _key(header, source.origin[path])
+            found = groups.setdefault(key, FoundSeries(*key, header, [], []))
+            found.files.append(path)
+            found.pixels.append(pixels_of(header))
+    result.series = [groups[key] for key in sorted(groups)]
+    return result
+
+
+def read_header(path: Path) -> Dataset:
+    """Header of a file up to group 0028.
+
+    Raises:
+        Refused: when the file is not DICOM, is a DICOMDIR, or its header is damaged.
+    """
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(144)
+            if start[128:132] != b"DICM" and not looks_like_dicom(start):
+                raise Refused(Reason.NOT_DICOM)
+            stream.seek(0)
+            header = read_partial(stream, stop_when=_beyond, force=True)
+            len(header.get("ImageType") or ())  # conversion is lazy: have it fail here
+    except Refused:
+        raise
+    except Exception as error:
+        raise Refused(Reason.UNREADABLE) from error
+    if sop_class(header) == DIRECTORY or "DirectoryRecordSequence" in header:
+        raise Refused(Reason.DIRECTORY)
+    if not sop_class(header) and not h.text(header, "Modality"):
+        raise Refused(Reason.NOT_DICOM if start[128:132] != b"DICM" else Reason.UNREADABLE)
+    return header
+
+
+def looks_like_dicom(start: bytes) -> bool:
+    """Whether a file without preamble begins with an element of group 0002 or 0008, in either byte order."""
+    orders: tuple[Literal["little", "big"], ...] = ("little", "big")
+    for order in orders:
+        group = int.from_bytes(start[0:2], order)
+        element = int.from_bytes(start[2:4], order)
+        if group not in (0x0002, 0x0008) or element > 0x0070 or len(start) < 12:
+            continue
+        explicit = start[4:6] in (b"UL", b"UI", b"CS", b"OB", b"SH", b"DA", b"TM", b"LO")
+        if explicit or int.from_bytes(start[4:8], order) <= 0x100:
+            return True
+    return False
+
+
+def pixels_of(header: Dataset) -> int:
+    """Rows times columns times frames, as the header declares them."""
+    rows, columns = h.number(header, "Rows") or 0, h.number(header, "Columns") or 0
+    return int(rows * columns * (h.number(header, "NumberOfFrames") or 1))
+
+
+def modality_code(header: Dataset) -> str:
+    """The Modality attribute when it looks like one of the standard's codes: at most 10 capital letters."""
+    value = h.text(header, "Modality").upper()
+    return value if value.isalpha() and value.isascii() and len(value) <= 10 else ""
+
+
+def series_of(files: Iterable[Path]) -> list[FoundSeries]:
+    """Group given files by series; for callers that have a list of files and want no report."""
+    listed = list(files)
+    return scan(Opened(listed, {path: str(path.parent) for path in listed})).series
+
+
+def _beyond(tag: BaseTag, vr: str | None, length: int) -> bool:
+    return int(tag) > LAST_TAG
+
+
+def _key(header: Dataset, origin: str) -> tuple[str, str, str]:
+    """(study UID, series UID, group): without a series UID, what files of one series share otherwise."""
+    study, series = h.uid(header, "StudyInstanceUID"), h.uid(header, "SeriesInstanceUID")
+    if series:
+        return study, series, ""
+    shared = [h.text(header, keyword) for keyword in ("FrameOfReferenceUID", "PatientID", "SeriesNumber", "SeriesTime")]
+    return study, "", hashlib.sha256("\0".join([origin, *shared]).encode()).hexdigest()
