@@ -1,0 +1,234 @@
+"""Judging: each gate's figure in every stratum of its scope, and the worst stratum's verdict."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Literal
+
+from pydantic import Field
+
+from components.evaluate.results import CHAMPION, UNIFIED, Comparison, Evaluation, Row
+from components.gate.policy import Gate
+from mira.cases import Record
+from mira.tasks import Task
+
+Status = Literal["pass", "warn", "fail", "not decidable", "not applicable"]
+_ORDER: tuple[Status, ...] = ("not applicable", "pass", "warn", "not decidable", "fail")
+
+
+class Finding(Record):
+    """A figure in one stratum.
+
+    Attributes:
+        stratum: what the stratum is: task, split, site, level and so on, as far as the figure tells them apart.
+        value: the figure.
+        patients: patients behind it.
+        status: verdict of this stratum alone.
+    """
+
+    stratum: dict[str, str | float]
+    value: float
+    patients: int
+    status: Status = "not applicable"
+
+
+class RuleResult(Record):
+    """What one gate gave.
+
+    Attributes:
+        value: figure of the deciding stratum; None when there was nothing to check.
+        stratum: the deciding stratum.
+        patients: patients in it.
+        findings: every stratum, worst first.
+        not_covered: `task, split` of the scope for which there was no figure.
+        note: what a reader must know to read the status.
+    """
+
+    id: str
+    says: str
+    figure: str
+    threshold: str
+    unit: str
+    source: str
+    severity: str
+    status: Status
+    value: float | None = None
+    stratum: dict[str, str | float] = Field(default_factory=dict)
+    patients: int = 0
+    findings: list[Finding] = Field(default_factory=list)
+    not_covered: list[str] = Field(default_factory=list)
+    note: str = ""
+
+
+def judge(gate: Gate, evaluation: Evaluation, profile: str) -> RuleResult:
+    """Apply one gate to an evaluation.
+
+    Args:
+        gate: the rule.
+        evaluation: the candidate's measures.
+        profile: metric profile that the policy speaks of.
+
+    Returns:
+        The result; `not applicable` when nothing in the scope has the figure, never a pass.
+    """
+    findings = [
+        finding.model_copy(update={"status": _verdict(gate, finding)})
+        for finding in _FIGURES[gate.figure](gate, evaluation, profile)
+    ]
+    findings.sort(key=lambda f: (-_ORDER.index(f.status), gate.threshold.margin(f.value)))
+    result = RuleResult(
+        id=gate.id,
+        says=gate.says,
+        figure=gate.measure or gate.figure,
+        threshold=str(gate.threshold),
+        unit=gate.unit,
+        source=gate.source,
+        severity=gate.severity,
+        status="not applicable",
+        findings=findings,
+        not_covered=_not_covered(gate, findings),
+        note=_note(gate, evaluation, findings),
+    )
+    if not findings:
+        return result
+    worst = findings[0]
+    chosen = {"status": worst.status, "value": worst.value, "stratum": worst.stratum, "patients": worst.patients}
+    return result.model_copy(update=chosen)
+
+
+def _verdict(gate: Gate, finding: Finding) -> Status:
+    if gate.figure not in ("patients", "local_patients") and finding.patients < gate.minimum_patients:
+        return "not decidable"
+    if gate.threshold.met(finding.value):
+        return "pass"
+    return "fail" if gate.severity == "must" else "warn"
+
+
+def _not_covered(gate: Gate, findings: list[Finding]) -> list[str]:
+    covered = {(finding.stratum.get("task"), finding.stratum.get("split")) for finding in findings}
+    if gate.figure in ("parity", "local_patients", "local_minus_test_gain_db"):
+        tasks = {task for task, _ in covered}
+        return (
+            [task.value for task in gate.scope.tasks if task.value not in tasks]
+            if findings and None not in tasks
+            else []
+        )
+    return [f"{t.value}, {s}" for t in gate.scope.tasks for s in gate.scope.splits if (t.value, s) not in covered]
+
+
+def _note(gate: Gate, evaluation: Evaluation, findings: list[Finding]) -> str:
+    if gate.figure == "parity":
+        return "Checked by the export step, which refuses an engine outside this tolerance."
+    if gate.figure == "unified_minus_champion_db" and CHAMPION not in evaluation.networks:
+        return "No champion serves yet, or the candidate is the champion."
+    if not findings:
+        return "Nothing in the evaluation has this figure."
+    if any(finding.status == "not decidable" for finding in findings):
+        return (
+            f"Fewer than {gate.minimum_patients} patients in a stratum cannot support this claim; counted as a warning."
+        )
+    return ""
+
+
+def _in_scope(gate: Gate, evaluation: Evaluation, profile: str) -> Iterator[Row]:
+    """Rows of the unified network in the gate's scope and the policy's profile."""
+    tasks, splits = gate.scope.tasks, gate.scope.splits
+    for row in evaluation.rows:
+        if row.network == UNIFIED and row.profile == profile and row.task in tasks and row.split in splits:
+            yield row
+
+
+def _compared(gate: Gate, evaluation: Evaluation, profile: str) -> Iterator[Comparison]:
+    """Comparisons of the unified network in the gate's scope and the policy's profile."""
+    tasks, splits = gate.scope.tasks, gate.scope.splits
+    for c in evaluation.comparisons:
+        if c.network == UNIFIED and c.profile == profile and c.task in tasks and c.split in splits:
+            yield c
+
+
+def _stratum(row: Row) -> dict[str, str | float]:
+    return {"task": row.task.value, "split": row.split, "site": row.site, "vendor": row.vendor, "level": row.level}
+
+
+def _patients(gate: Gate, evaluation: Evaluation, profile: str) -> Iterator[Finding]:
+    tasks = evaluation.networks[UNIFIED].tasks if UNIFIED in evaluation.networks else list(Task)
+    rows = list(_in_scope(gate, evaluation, profile))
+    for task in (t for t in gate.scope.tasks if t in tasks):
+        for split in gate.scope.splits:
+            count = patients_in(row for row in rows if row.task is task and row.split == split)
+            yield Finding(stratum={"task": task.value, "split": split}, value=count, patients=count)
+
+
+def _local_patients(gate: Gate, evaluation: Evaluation, profile: str) -> Iterator[Finding]:
+    rows = [row for row in _in_scope(gate, evaluation, profile) if row.split == "local"]
+    # one patient may have all modalities, so tasks are not added up
+    count = max((patients_in(row for row in rows if row.task is task) for task in Task), default=0)
+    yield Finding(stratum={"split": "local"}, value=count, patients=count)
+
+
+def patients_in(rows: Iterable[Row]) -> int:
+    """Patients behind rows of one task: per site and scanner the largest number at a level, since levels share them."""
+    most: dict[tuple[str, str], int] = {}
+    for row in rows:
+        key = (row.site, row.vendor)
+        most[key] = max(most.get(key, 0), row.patients)
+    return sum(most.values())
+
+
+def _gain(gate: Gate, evaluation: Evaluation, profile: str) -> Iterator[Finding]:
+    for row in _in_scope(gate, evaluation, profile):
+        if row.gain_db is not None:
+            yield Finding(stratum=_stratum(row), value=row.gain_db, patients=row.patients)
+
+
+def _clinical(gate: Gate, evaluation: Evaluation, profile: str) -> Iterator[Finding]:
+    for row in _in_scope(gate, evaluation, profile):
+        if gate.measure in row.clinical:
+            yield Finding(stratum=_stratum(row), value=row.clinical[gate.measure], patients=row.patients)
+
+
+def _against_single(gate: Gate, evaluation: Evaluation, profile: str) -> Iterator[Finding]:
+    for c in _compared(gate, evaluation, profile):
+        if c.other == c.task.value:
+            stratum: dict[str, str | float] = {"task": c.task.value, "split": c.split, "mean_db": c.difference_db}
+            yield Finding(stratum=stratum, value=c.lower_db, patients=c.patients)
+
+
+def _against_champion(gate: Gate, evaluation: Evaluation, profile: str) -> Iterator[Finding]:
+    for c in _compared(gate, evaluation, profile):
+        if c.other == CHAMPION:
+            stratum: dict[str, str | float] = {"task": c.task.value, "split": c.split}
+            yield Finding(stratum=stratum, value=c.difference_db, patients=c.patients)
+
+
+def _local_margin(gate: Gate, evaluation: Evaluation, profile: str) -> Iterator[Finding]:
+    """Worst local site's gain minus the mean gain on test patients, at the same level."""
+    rows = [row for row in _in_scope(gate, evaluation, profile) if row.gain_db is not None]
+    for row in rows:
+        inside = [r for r in rows if r.split == "test" and r.task is row.task and r.level == row.level]
+        if row.split == "local" and inside and row.gain_db is not None:
+            mean = sum((r.gain_db or 0.0) * r.slices for r in inside) / sum(r.slices for r in inside)
+            yield Finding(stratum=_stratum(row), value=row.gain_db - mean, patients=row.patients)
+
+
+def _modality_accuracy(gate: Gate, evaluation: Evaluation, profile: str) -> Iterator[Finding]:
+    for i in evaluation.indicators:
+        if i.task in gate.scope.tasks and i.split in gate.scope.splits:
+            stratum: dict[str, str | float] = {"task": i.task.value, "split": i.split}
+            rows = (r for r in _in_scope(gate, evaluation, profile) if r.task is i.task and r.split == i.split)
+            yield Finding(stratum=stratum, value=i.modality_accuracy, patients=patients_in(rows))
+
+
+def _elsewhere(gate: Gate, evaluation: Evaluation, profile: str) -> Iterator[Finding]:
+    yield from ()
+
+
+_FIGURES: dict[str, Callable[[Gate, Evaluation, str], Iterator[Finding]]] = {
+    "patients": _patients,
+    "local_patients": _local_patients,
+    "gain_db": _gain,
+    "clinical": _clinical,
+    "unified_minus_single_db": _against_single,
+    "unified_minus_champion_db": _against_champion,
+    "local_minus_test_gain_db": _local_margin,
+    "modality_accuracy": _modality_accuracy,
+    "parity": _elsewhere,
+}

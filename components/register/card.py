@@ -1,0 +1,119 @@
+"""The model card: what a version is for, what it was made from, and what it was measured to do."""
+
+from typing import Any
+
+from components.evaluate.page import totals
+from components.evaluate.pictures import label
+from components.evaluate.results import UNIFIED, Evaluation
+from components.gate.step import describe_stratum
+from components.register.lineage import Lineage
+from mira.pairs import PairIndex
+from mira.tasks import TASKS, Task
+
+
+def model_card(lineage: Lineage, evaluation: Evaluation, decision: dict[str, Any], index: PairIndex) -> str:
+    """The card as Markdown.
+
+    Args:
+        lineage: what the version rests on.
+        evaluation: its measures.
+        decision: the gate's decision.
+        index: the pairs that it was trained and measured on.
+    """
+    network = evaluation.networks[UNIFIED]
+    parts = [
+        "# MIRA-Net",
+        "",
+        "One network that restores low-dose CT, low-count PET and low-resolution MR, guided by its own estimate of "
+        "modality and degradation.",
+        "",
+        "## Intended use",
+        "",
+        "Research. Not a medical device; not for diagnosis. Restored images stay beside the originals.",
+        "",
+        *(_task_line(task) for task in network.tasks),
+        "",
+        f"Size `{network.size}`. Inputs are whole slices from 32 x 32 up, in native units. Values outside the "
+        "normalised range pass through.",
+        "",
+        "## Data",
+        "",
+        "Real or phantom anatomy of the sites below with **simulated** degradation; no truly paired low-dose scans.",
+        "",
+        *_data_table(index),
+        "",
+        "## Measures",
+        "",
+        f"PSNR in dB, profile `{evaluation.profile}`: {evaluation.profiles[evaluation.profile]} "
+        "The degraded input's own figure stands in its column.",
+        "",
+        *_measures_table(evaluation),
+        "",
+        "## Gate",
+        "",
+        f"Approved by policy `{lineage.policy_sha256[:12]}`.",
+        "",
+        "| rule | status | figure | threshold | deciding stratum |",
+        "|---|---|---:|---:|---|",
+        *(_rule_line(rule) for rule in decision["rules"]),
+        "",
+        "## Limits",
+        "",
+        "- Degradation is simulated; real low-dose, low-count and low-resolution scans may differ.",
+        "- Small or low-contrast structures can lose contrast; compare with the original before any conclusion.",
+        "- Scanners, kernels, tracers and sequences that no site of the table has were not measured.",
+        *(f"- {impact['risk']}: {impact['remaining']}." for impact in decision["impact"] if impact["remaining"]),
+        "",
+        "## Lineage",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| code | `{lineage.code_version}` |",
+        f"| data | `{lineage.data_version}` |",
+        f"| configuration | `{lineage.config_sha256}` |",
+        f"| evaluation | `{lineage.evaluation_sha256}` |",
+        f"| decision | `{lineage.decision_sha256}` |",
+        *(
+            f"| {name} | weights `{n.weights_sha256}`, run `{n.run_id}` |"
+            for name, n in sorted(lineage.networks.items())
+        ),
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _task_line(task: Task) -> str:
+    spec = TASKS[task]
+    return f"- {label(task)}: {spec.modality} in {spec.unit}, degraded by {spec.level_name}."
+
+
+def _data_table(index: PairIndex) -> list[str]:
+    lines = ["| site | task | scanners | train | validation | test | local |", "|---|---|---|---:|---:|---:|---:|"]
+    for site, task in sorted({(pair.site, pair.task) for pair in index.pairs}):
+        own = [pair for pair in index.pairs if pair.site == site and pair.task is task]
+        scanners = ", ".join(sorted({f"{pair.manufacturer} {pair.model_name}".strip() for pair in own}))
+        counts = [
+            len({pair.patient for pair in own if pair.split == split})
+            for split in ("train", "validation", "test", "local")
+        ]
+        lines.append(f"| {site} | {task} | {scanners} | {' | '.join(map(str, counts))} |")
+    return [*lines, "", "Counts are patients."]
+
+
+def _measures_table(evaluation: Evaluation) -> list[str]:
+    lines = [
+        "| task | set | patients | degraded input | single-task | unified | gain |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in totals(evaluation):
+        single = "–" if row["single_psnr"] is None else f"{row['single_psnr']:.2f}"
+        lines.append(
+            f"| {row['task']} | {row['split']} | {row['patients']:.0f} | {row['input_psnr']:.2f} | {single} "
+            f"| {row['unified_psnr']:.2f} | {row['gain_db']:+.2f} |"
+        )
+    return lines
+
+
+def _rule_line(rule: dict[str, Any]) -> str:
+    value = "–" if rule["value"] is None else f"{rule['value']:.3g} {rule['unit']}"
+    stratum = describe_stratum(rule["stratum"]) or "–"
+    return f"| {rule['id']} | {rule['status']} | {value} | {rule['threshold']} {rule['unit']} | {stratum} |"

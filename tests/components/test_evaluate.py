@@ -1,0 +1,180 @@
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from components.evaluate.measure import choose_slices
+from components.evaluate.results import read_evaluation
+from components.evaluate.step import EvaluateConfig, evaluate
+from components.kubeflow_outputs import describe_evaluation
+from mira.errors import ConfigurationError, DataRejected
+from mira.quality.metrics import measure_slices
+from mira.storage import hash_file, read_json
+from mira.tasks import Task
+from mira.volume import read_nifti
+from tests.components.made_up import make_network, make_pairs
+
+CONFIG = EvaluateConfig(max_slices_per_case=3, bootstrap_draws=200, threads=1)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The unified network is the identity; the single-task networks and the champion spoil the input."""
+    root = tmp_path_factory.mktemp("evaluate")
+    index = make_pairs(root / "pairs")
+    networks = [make_network(root / "unified", "unified", run_id="run-1")]
+    networks += [make_network(root / task.value, task.value, seed=2, strength=0.3) for task in Task]
+    champion = make_network(root / "champion", "unified", seed=3, strength=0.3)
+    summary = evaluate(root / "pairs", networks, champion, root / "out", CONFIG)
+    return index, read_evaluation(root / "out"), summary, root
+
+
+def rows_of(evaluation, **match):
+    return [row for row in evaluation.rows if all(getattr(row, k) == v for k, v in match.items())]
+
+
+def test_every_network_stands_beside_the_input_in_every_stratum(run):
+    _, evaluation, _, _ = run
+    for task in Task:
+        strata = {(r.split, r.site, r.level) for r in rows_of(evaluation, task=task)}
+        assert len(strata) == 4
+        for split, site, level in strata:
+            own = rows_of(evaluation, task=task, split=split, site=site, level=level, profile="robust")
+            assert [r.network for r in own] == sorted(["input", "unified", task.value, "champion"])
+            assert {(r.patients, r.slices) for r in own} == {(2, 6)}
+
+
+def test_an_identity_gains_nothing_and_a_spoiling_network_loses(run):
+    _, evaluation, summary, _ = run
+    for row in evaluation.rows:
+        if row.network == "unified":
+            assert row.gain_db == pytest.approx(0, abs=1e-4)
+        elif row.network != "input":
+            assert row.gain_db < -0.1
+    assert summary.gains_db["ct-denoising test"] == pytest.approx(0, abs=1e-4)
+
+
+def test_figures_are_those_of_the_quality_package_on_the_stored_volumes(run):
+    index, evaluation, _, root = run
+    level = 0.1
+    expected = []
+    for pair in index.select("local", task=Task.CT_DENOISING):
+        if pair.physics.level == level:
+            reference = read_nifti(root / "pairs" / pair.reference).voxels
+            degraded = read_nifti(root / "pairs" / pair.degraded).voxels
+            kept = choose_slices(np.zeros(5, bool), read_nifti(root / "pairs" / pair.structures).voxels, 3, 2)
+            expected.append(measure_slices(reference[kept], degraded[kept], pair.modality, "robust"))
+    row = rows_of(evaluation, network="input", split="local", task=Task.CT_DENOISING, level=level, profile="robust")[0]
+    assert row.psnr == pytest.approx(np.mean([m.psnr for m in expected]))
+    assert row.ssim == pytest.approx(np.mean([m.ssim for m in expected]))
+    assert row.rmse == pytest.approx(np.mean([m.rmse for m in expected]))
+
+
+def test_comparisons_are_paired_by_patient_on_both_sets(run):
+    _, evaluation, _, _ = run
+    assert {(c.task, c.split, c.other) for c in evaluation.comparisons} == {
+        (task, split, other) for task in Task for split in ("test", "local") for other in (task.value, "champion")
+    }
+    for comparison in evaluation.comparisons:
+        assert comparison.patients == 2
+        assert comparison.difference_db >= comparison.lower_db > 0
+
+
+def test_clinical_figures_and_indicators(run):
+    _, evaluation, _, _ = run
+    for task, name in (
+        (Task.CT_DENOISING, "hu_mean_bias"),
+        (Task.PET_SYNTHESIS, "suv_max_bias"),
+        (Task.MRI_SUPER_RESOLUTION, "mr_mean_bias"),
+    ):
+        assert all(name in row.clinical and "lesion_recovery" in row.clinical for row in rows_of(evaluation, task=task))
+    assert abs(rows_of(evaluation, task=Task.CT_DENOISING, network="unified")[0].clinical["hu_mean_bias"]) < 5
+    assert len(evaluation.indicators) == 6
+    assert all(0 <= i.modality_accuracy <= 1 and i.slices == 12 for i in evaluation.indicators)
+
+
+def test_lineage_of_the_networks_is_kept(run):
+    _, evaluation, _, root = run
+    assert evaluation.networks["unified"].weights_sha256 == hash_file(root / "unified" / "model.safetensors")
+    assert evaluation.networks["unified"].run_id == "run-1"
+    assert evaluation.networks["champion"].weights_sha256 == hash_file(root / "champion" / "model.safetensors")
+    assert evaluation.data_version == "0123456789abcdef"
+
+
+def test_tables_and_plots_for_dvc_and_kubeflow(run):
+    _, evaluation, _, root = run
+    plot = pd.read_csv(root / "out" / "plots" / "psnr.csv")
+    assert list(plot.columns) == ["task", "split", "network", "level", "psnr"]
+    assert len(plot) == 3 * 2 * 4 * 2
+    cases = pd.read_parquet(root / "out" / "cases.parquet")
+    assert len(cases) == 12 * 2 * 4 * 2  # cases x levels x networks x profiles
+    figures = describe_evaluation(root / "out")
+    assert figures["ct-denoising.local.patients"] == 2
+    assert {"input_psnr", "unified_psnr", "single_psnr", "gain_db"} <= set(evaluation.summary["ct-denoising"]["test"])
+
+
+def test_one_picture_per_task_and_split_and_a_page_that_needs_no_network(run):
+    _, evaluation, _, root = run
+    assert [(p.task, p.split) for p in evaluation.pictures] == [(t, s) for t in Task for s in ("test", "local")]
+    for picture in evaluation.pictures:
+        data = (root / "out" / "pictures" / picture.file).read_bytes()
+        assert data[:8] == b"\x89PNG\r\n\x1a\n"
+        assert "robust" in picture.caption
+        assert "dB" in picture.caption
+    page = (root / "out" / "report.html").read_text()
+    assert page.count("data:image/png;base64") == 6
+    assert not re.search(r"""(src|href)\s*=\s*["']?\s*(https?:)?//|<script|<link""", page)
+
+
+def test_equal_inputs_give_equal_metrics(run, tmp_path):
+    _, _, _, root = run
+    networks = [root / name for name in ("unified", *Task)]
+    evaluate(root / "pairs", networks, root / "champion", tmp_path / "out", CONFIG)
+    assert read_json(tmp_path / "out" / "metrics.json") == read_json(root / "out" / "metrics.json")
+
+
+def test_a_single_modality_without_champion(tmp_path):
+    make_pairs(tmp_path / "pairs", patients=1, tasks=(Task.PET_SYNTHESIS,))
+    networks = [
+        make_network(tmp_path / "unified", "unified", tasks=(Task.PET_SYNTHESIS,)),
+        make_network(tmp_path / "pet", "pet-synthesis"),
+    ]
+    summary = evaluate(tmp_path / "pairs", networks, None, tmp_path / "out", CONFIG)
+    assert set(summary.gains_db) == {"pet-synthesis test", "pet-synthesis local"}
+    assert "champion" not in read_evaluation(tmp_path / "out").networks
+
+
+def test_what_cannot_be_evaluated_is_refused(tmp_path):
+    make_pairs(tmp_path / "pairs", patients=1, sites=(("alpha", "train"),), tasks=(Task.PET_SYNTHESIS,))
+    unified = make_network(tmp_path / "unified", "unified")
+    single = make_network(tmp_path / "ct", "ct-denoising")
+    with pytest.raises(DataRejected, match="no pair of the splits test or local"):
+        evaluate(tmp_path / "pairs", [unified], None, tmp_path / "out", CONFIG)
+    with pytest.raises(DataRejected, match="None of the networks is the unified one, only ct-denoising"):
+        evaluate(tmp_path / "pairs", [single], None, tmp_path / "out", CONFIG)
+    with pytest.raises(DataRejected, match="Two of the networks are named unified"):
+        evaluate(tmp_path / "pairs", [unified, unified], None, tmp_path / "out", CONFIG)
+    with pytest.raises(DataRejected, match="is not a checkpoint"):
+        evaluate(tmp_path / "pairs", [tmp_path], None, tmp_path / "out", CONFIG)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_profile_is_a_configuration_error():
+    from components.command import configure
+
+    with pytest.raises(ConfigurationError, match="Unknown metric profile 'psnr'"):
+        configure(EvaluateConfig, {"profiles": ["psnr"]}, "evaluate")
+
+
+def test_slices_are_even_with_structures_first_and_blank_ones_left_out():
+    blank = np.zeros(20, bool)
+    blank[:10] = True
+    labels = np.zeros((20, 4, 4), np.int32)
+    labels[13, :2] = 1
+    chosen = choose_slices(blank, labels, 4, 2)
+    assert 13 in chosen
+    assert len(chosen) == 4
+    assert chosen.min() >= 10
+    assert list(choose_slices(blank, None, 0, 2)) == list(range(10, 20))
+    assert len(choose_slices(np.ones(5, bool), None, 4, 2)) == 0

@@ -1,0 +1,164 @@
+import zlib
+from types import SimpleNamespace
+
+import pytest
+
+from components.champion.step import ChampionConfig, champion
+from components.gate.step import gate
+from components.register.step import RegisterConfig, register
+from mira.errors import DataRejected, GateFailed
+from mira.storage import hash_file, read_json, write_json
+from tests.components.made_up import make_evaluation, make_network, make_pairs
+from tests.components.test_gate import POLICY
+
+
+@pytest.fixture(scope="module")
+def tracking(tmp_path_factory):
+    """A real MLflow database with an experiment; migrating it takes seconds, so there is one for the module."""
+    import mlflow
+
+    root = tmp_path_factory.mktemp("mlflow")
+    uri = f"sqlite:///{root / 'mlflow.db'}"
+    client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+    experiment = client.create_experiment("mira-net", artifact_location=(root / "artifacts").as_uri())
+    return SimpleNamespace(uri=uri, client=client, experiment=experiment)
+
+
+@pytest.fixture
+def candidate(tmp_path, tracking, request):
+    """Networks, evaluation, decision and pairs of an approved candidate, with weights of its own."""
+    return make_candidate(tmp_path, tracking, seed=zlib.crc32(request.node.name.encode()) % 10_000)
+
+
+def make_candidate(root, tracking, seed):
+    make_pairs(root / "pairs", patients=1)
+    runs = {n: tracking.client.create_run(tracking.experiment).info.run_id for n in ("unified", "ct-denoising")}
+    networks = [make_network(root / n, n, seed=seed, strength=0.1, run_id=runs[n]) for n in runs]
+    make_evaluation(root / "evaluation")
+    metrics = read_json(root / "evaluation" / "metrics.json")
+    metrics["data_version"] = "0123456789abcdef"
+    metrics["networks"]["unified"]["weights_sha256"] = hash_file(networks[0] / "model.safetensors")
+    write_json(root / "evaluation" / "metrics.json", metrics)
+    gate(root / "evaluation", POLICY, root / "decision")
+    parts = {"networks": networks, "evaluation": root / "evaluation", "decision": root / "decision"}
+    config = RegisterConfig(tracking_uri=tracking.uri, code_version="0.1.0+abc")
+    return SimpleNamespace(
+        root=root, runs=runs, call=parts | {"pairs": root / "pairs", "out": root / "version", "config": config}
+    )
+
+
+def test_an_approved_candidate_gets_a_version_with_its_whole_lineage(candidate, tracking):
+    summary = register(**candidate.call)
+    version = read_json(candidate.root / "version" / "version.json")
+    stored = tracking.client.get_model_version_by_alias("mira_net", "challenger")
+    assert summary.created
+    assert summary.version == version["version"] == int(stored.version)
+    assert stored.run_id == version["run_id"] == candidate.runs["unified"]
+    assert version["networks"]["ct-denoising"]["run_id"] == candidate.runs["ct-denoising"]
+    assert (
+        version["decision_sha256"]
+        == stored.tags["decision_sha256"]
+        == hash_file(candidate.root / "decision" / "decision.json")
+    )
+    assert stored.tags["data_version"] == "0123456789abcdef"
+    assert stored.tags["code_version"] == "0.1.0+abc"
+    assert stored.tags["gain_db.ct-denoising.test"] == "2.000"
+    names = {a.path for a in tracking.client.list_artifacts(stored.run_id, "release")}
+    assert names == {f"release/{n}" for n in ("decision.json", "metrics.json", "model_card.md", "version.json")}
+
+
+def test_the_model_card_says_what_it_is_for_and_shows_the_input_beside_every_figure(candidate):
+    register(**candidate.call)
+    card = (candidate.root / "version" / "model_card.md").read_text()
+    assert "Research. Not a medical device" in card
+    assert "**simulated** degradation" in card
+    assert "| CT denoising | local | 12 | 25.00 |" in card
+    assert "| gain-local | pass | 2 dB | > 0 dB |" in card
+
+
+def test_registering_twice_gives_the_same_version_and_other_weights_another(candidate, tracking, tmp_path):
+    first = register(**candidate.call)
+    again = register(**candidate.call)
+    assert (again.version, again.created) == (first.version, False)
+    other = make_candidate(tmp_path / "other", tracking, seed=77_777)
+    assert register(**other.call).version == first.version + 1
+
+
+def test_champion_is_fetched_unless_it_is_the_candidate_or_there_is_none(candidate, tracking, tmp_path):
+    config = ChampionConfig(tracking_uri=tracking.uri)
+    unified = candidate.root / "unified"
+    assert champion(unified, tmp_path / "none", config).version == ""
+    version = register(**candidate.call).version
+    assert champion(unified, tmp_path / "none", config).reason == "no champion serves yet"
+    tracking.client.set_registered_model_alias("mira_net", "champion", str(version))
+    try:
+        same = champion(unified, tmp_path / "same", config)
+        assert same.version == ""
+        assert same.reason == f"the candidate is the champion, version {version}"
+        newer = make_network(tmp_path / "newer", "unified", seed=5, strength=0.2)
+        assert champion(newer, tmp_path / "fetched", config).version == str(version)
+        assert hash_file(tmp_path / "fetched" / "model.safetensors") == hash_file(unified / "model.safetensors")
+        assert read_json(tmp_path / "fetched" / "config.json")["network"] == "unified"
+    finally:
+        tracking.client.delete_registered_model_alias("mira_net", "champion")
+
+
+def test_a_refused_candidate_gets_no_version(candidate, tracking):
+    write_json(candidate.root / "decision" / "decision.json", {"approved": False, "failed": ["gain-local"]})
+    before = len(tracking.client.search_model_versions("name='mira_net'"))
+    with pytest.raises(GateFailed, match="refused by: gain-local"):
+        register(**candidate.call)
+    assert len(tracking.client.search_model_versions("name='mira_net'")) == before
+    assert not (candidate.root / "version").exists()
+
+
+def break_run_id(root):
+    training = read_json(root / "unified" / "training.json")
+    write_json(root / "unified" / "training.json", training | {"run_id": ""})
+
+
+def break_run(root):
+    training = read_json(root / "ct-denoising" / "training.json")
+    write_json(root / "ct-denoising" / "training.json", training | {"run_id": "0" * 32})
+
+
+def break_weights(root):
+    make_network(root / "elsewhere", "unified", seed=1, strength=0.5)
+    (root / "elsewhere" / "model.safetensors").rename(root / "unified" / "model.safetensors")
+
+
+def break_evaluation(root):
+    metrics = read_json(root / "evaluation" / "metrics.json")
+    write_json(root / "evaluation" / "metrics.json", metrics | {"skipped_slices": 1})
+
+
+def break_data(root):
+    index = read_json(root / "pairs" / "pairs.json")
+    write_json(root / "pairs" / "pairs.json", index | {"data_version": "other"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (break_run_id, "names no MLflow run"),
+        (break_run, "MLflow has no run 0000"),
+        (break_weights, "not those that its training.json names"),
+        (break_evaluation, "made on another evaluation"),
+        (break_data, "trained on data version 0123456789abcdef, but the pairs are other"),
+    ],
+)
+def test_a_broken_lineage_gets_no_version(candidate, damage, message):
+    damage(candidate.root)
+    with pytest.raises(DataRejected, match=message):
+        register(**candidate.call)
+
+
+def test_no_code_version_is_no_lineage(candidate, tracking):
+    with pytest.raises(DataRejected, match="Set `code_version`"):
+        register(**candidate.call | {"config": RegisterConfig(tracking_uri=tracking.uri)})
+
+
+def test_the_training_parameters_are_part_of_the_lineage(candidate, tracking, tmp_path):
+    first = register(**candidate.call)
+    tracking.client.log_param(candidate.runs["ct-denoising"], "learning_rate", 0.01)
+    assert register(**candidate.call).version == first.version + 1
