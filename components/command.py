@@ -63,7 +63,9 @@ def _readable_storage_errors() -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise RetryableError("No space left on the disk. Free some space and run again; finished steps are kept.") from error
+        raise RetryableError(
+            "No space left on the disk. Free some space and run again; finished steps are kept."
+        ) from error
 
 
 def load_config(config_class: type[C], path: Path | None, section: str) -> C:

@@ -22,8 +22,6 @@ def component(extra: str) -> Callable[..., Any]:
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
-        return dsl.component(
-            function, base_image=f"{REGISTRY}/python-{extra}:{__version__}", install_kfp_package=False
-        )
+        return dsl.component(function, base_image=f"{REGISTRY}/python-{extra}:{__version__}", install_kfp_package=False)
 
     return decorate

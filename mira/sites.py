@@ -88,7 +88,9 @@ def load_sites(path: Path) -> Sites:
     for index, site in enumerate(resolved):
         if not site.path.exists():
             line = _line(node, ("sites", index, "path"))
-            raise ConfigurationError(f"{path}, line {line}: site {site.id}: {site.path} does not exist. Correct `path`.")
+            raise ConfigurationError(
+                f"{path}, line {line}: site {site.id}: {site.path} does not exist. Correct `path`."
+            )
     return Sites(sites=resolved)
 
 

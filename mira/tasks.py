@@ -9,14 +9,14 @@ from enum import StrEnum
 
 
 class Modality(StrEnum):
-    """Imaging modality. `index` is the order of the network's modality probabilities."""
+    """Imaging modality. `number` is the order of the network's modality probabilities."""
 
     CT = "CT"
     PET = "PET"
     MR = "MR"
 
     @property
-    def index(self) -> int:
+    def number(self) -> int:
         """Position in `modality_probability` and value of the serving input `modality`."""
         return list(Modality).index(self)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 
 from mira.errors import DataRejected
@@ -48,7 +49,7 @@ def read_nifti(path: Path) -> Volume:
     """
     try:
         image = nib.load(path)
-    except (OSError, nib.filebasedimages.ImageFileError) as error:
+    except (OSError, ImageFileError) as error:
         raise DataRejected(f"{path} is not a readable NIfTI file: {type(error).__name__}. Check the path.") from error
     voxels = np.asanyarray(image.dataobj)
     if voxels.ndim == 2:

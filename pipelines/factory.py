@@ -4,6 +4,7 @@
 `pipelines/policy.yaml`, so that the Kubeflow UI shows what a person would find in the repository.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from components.train.component import gather, train
 from components.validate.component import validate
 
 ROOT = Path(__file__).resolve().parent.parent
-POLICY = (ROOT / "pipelines" / "policy.yaml").read_text(encoding="utf-8")
+# one line of JSON, which is YAML too: kfp writes defaults into a comment and does not escape line ends
+POLICY = json.dumps(yaml.safe_load((ROOT / "pipelines" / "policy.yaml").read_text(encoding="utf-8")))
 PARAMETERS: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 TRAIN = PARAMETERS["train"]
 SHARED = ("size", "steps_per_task", "learning_rate", "seed")  # parameters of train that have a field of their own
@@ -56,14 +58,14 @@ def factory(
     learning_rate: float = TRAIN["learning_rate"],
     seed: int = TRAIN["seed"],
     policy: str = POLICY,
-    ingest_config: dict = PARAMETERS["ingest"],  # noqa: B006  (kfp reads it as a default, nothing changes it)
-    validate_config: dict = PARAMETERS["validate"],  # noqa: B006
-    pair_config: dict = PAIR_REST,  # noqa: B006
-    train_config: dict = TRAIN_REST,  # noqa: B006
-    evaluate_config: dict = PARAMETERS["evaluate"],  # noqa: B006
-    export_config: dict = PARAMETERS["export"],  # noqa: B006
-    promote_config: dict = PARAMETERS["promote"],  # noqa: B006
-    restore_config: dict = PARAMETERS["restore"],  # noqa: B006
+    ingest_config: dict = PARAMETERS["ingest"],
+    validate_config: dict = PARAMETERS["validate"],
+    pair_config: dict = PAIR_REST,
+    train_config: dict = TRAIN_REST,
+    evaluate_config: dict = PARAMETERS["evaluate"],
+    export_config: dict = PARAMETERS["export"],
+    promote_config: dict = PARAMETERS["promote"],
+    restore_config: dict = PARAMETERS["restore"],
     data_fingerprint: str = "",
     code_version: str = "",
 ) -> str:
@@ -137,36 +139,57 @@ def factory(
     decided = gate(evaluation=evaluation, policy=policy)
     decision = decided.outputs["decision"]
     made = {
-        "cases": cases, "validation": validation, "pairs": pairs, "networks": networks,
-        "evaluation": evaluation, "decision": decision, "workspace": workspace,
+        "cases": cases,
+        "validation": validation,
+        "pairs": pairs,
+        "networks": networks,
+        "evaluation": evaluation,
+        "decision": decision,
+        "workspace": workspace,
     }
 
     with dsl.If(decided.outputs["Output"] == True, name="approved"):  # noqa: E712  (kfp compiles the comparison)
         registered = register(
-            networks=networks, evaluation=evaluation, decision=decision, pairs=pairs,
-            tracking_uri=tracking_uri, code_version=code_version,
+            networks=networks,
+            evaluation=evaluation,
+            decision=decision,
+            pairs=pairs,
+            tracking_uri=tracking_uri,
+            code_version=code_version,
         )
         version = registered.outputs["version"]
         exported = export(networks=networks, version=version, pairs=pairs, config=export_config).outputs["exported"]
         promoted = _mounted(
             promote(
-                exported=exported, version=version, decision=decision, tracking_uri=tracking_uri,
-                workspace=workspace, repository=repository, config=promote_config,
+                exported=exported,
+                version=version,
+                decision=decision,
+                tracking_uri=tracking_uri,
+                workspace=workspace,
+                repository=repository,
+                config=promote_config,
             ),
             workspace=True,
         )
         promoted.set_caching_options(False)  # it looks at what serves now, and does nothing where all is well
         restored = _mounted(
             restore(
-                sites_file=sites_file, server=promoted.outputs["Output"], workspace=workspace,
-                version=registered.outputs["Output"], data_fingerprint=data_fingerprint, config=restore_config,
+                sites_file=sites_file,
+                server=promoted.outputs["Output"],
+                workspace=workspace,
+                version=registered.outputs["Output"],
+                data_fingerprint=data_fingerprint,
+                config=restore_config,
             ),
             sites=True,
             workspace=True,
         )
         told = _mounted(
             report(
-                **made, version=version, exported=exported, promotion=promoted.outputs["promotion"],
+                **made,
+                version=version,
+                exported=exported,
+                promotion=promoted.outputs["promotion"],
                 restoration=restored.outputs["restoration"],
             ),
             workspace=True,

@@ -2,6 +2,7 @@
 
 import argparse
 import fcntl
+import os
 import shutil
 import sys
 import time
@@ -21,8 +22,10 @@ from pipelines.local import Event, run_pipeline
 
 ROOT = Path(__file__).resolve().parent.parent
 COMPILED = ROOT / "pipelines" / "compiled" / "factory.yaml"
+POLICY = ROOT / "pipelines" / "policy.yaml"
 STEPS = 16  # tasks of a run with three tasks: twelve steps, of which train runs four times, and gather
 NEEDED_GIGABYTES = 2.0
+WHOLE = ("ingest", "validate", "evaluate", "export", "promote", "restore")  # sections that go in as they are
 SINGLE = ("size", "steps_per_task", "learning_rate", "seed")
 
 
@@ -36,8 +39,16 @@ def add_run(subparsers: Any) -> None:
         epilog="example: mira run --sites /data/sites.yaml",
     )
     parser.add_argument("--sites", type=Path, metavar="FILE", help="sites.yaml of your own DICOM")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML laid over params.yaml, e.g. {train: {size: small}}")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="YAML laid over params.yaml, e.g. {train: {size: small}}"
+    )
     parser.add_argument("--workspace", type=Path, metavar="DIR", help="where everything is kept (default: runs/<name>)")
+    parser.add_argument(
+        "--repository", type=Path, metavar="DIR", help="served Triton repository (default: triton_repo/models/<name>)"
+    )
+    parser.add_argument(
+        "--policy", type=Path, metavar="FILE", default=POLICY, help="gate policy (default: pipelines/policy.yaml)"
+    )
     parser.set_defaults(run=run)
 
 
@@ -52,31 +63,35 @@ def run(arguments: argparse.Namespace) -> int:
         sites_file = arguments.sites.resolve() if arguments.sites else make_demo_sites(workspace, parameters["demo"])
         sites = load_sites(sites_file)
         say(f"mira run: {len(sites.sites)} sites, workspace {workspace}")
-        verdict = run_factory(workspace, sites_file, parameters)
+        repository = (arguments.repository or ROOT / "triton_repo" / "models" / workspace.name).resolve()
+        verdict = run_factory(workspace, sites_file, parameters, repository, read_policy(arguments.policy))
     seconds = time.monotonic() - started
     write_json(workspace / "run.json", {"verdict": verdict, "sites": str(sites_file), "seconds": round(seconds, 1)})
     last_screen(workspace, verdict, seconds)
     return 0 if verdict == "approved" else 4
 
 
-def run_factory(workspace: Path, sites_file: Path, parameters: dict[str, dict[str, Any]]) -> str:
+def run_factory(
+    workspace: Path, sites_file: Path, parameters: dict[str, dict[str, Any]], repository: Path, policy: str
+) -> str:
     """Run the compiled pipeline in a workspace and return its verdict."""
     from components.tracking import prepare
     from pipelines.fingerprint import code_version, data_fingerprint
 
     tracking_uri = f"sqlite:///{workspace / 'mlflow.db'}"
     prepare(tracking_uri)
-    train = parameters["train"]
+    # the local runner trains two networks at a time: each gets its half of the cores, or they hinder each other
+    train = {**parameters["train"], "threads": parameters["train"].get("threads") or max(1, (os.cpu_count() or 1) // 2)}
     arguments = {
         "sites_file": str(sites_file),
         "workspace": str(workspace),
-        "repository": str(ROOT / "triton_repo" / "models" / workspace.name),
+        "repository": str(repository),
         "tracking_uri": tracking_uri,
         **{key: train[key] for key in SINGLE},
-        "policy": (ROOT / "pipelines" / "policy.yaml").read_text(encoding="utf-8"),
+        "policy": policy,
         "train_config": {key: value for key, value in train.items() if key not in SINGLE},
         "pair_config": {key: value for key, value in parameters["pair"].items() if key != "seed"},
-        **{f"{step}_config": parameters[step] for step in ("ingest", "validate", "evaluate", "export", "promote", "restore")},
+        **{f"{step}_config": parameters[step] for step in WHOLE},
         "data_fingerprint": data_fingerprint(sites_file),
         "code_version": code_version(),
     }
@@ -134,6 +149,18 @@ def merged_parameters(overrides: Path | None) -> dict[str, dict[str, Any]]:
     return parameters
 
 
+def read_policy(path: Path) -> str:
+    """Text of the gate policy; the gate checks what it says.
+
+    Raises:
+        ConfigurationError: when the file cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"Cannot read the gate policy {path}: {error.strerror}.") from error
+
+
 def make_demo_sites(workspace: Path, parameters: dict[str, Any]) -> Path:
     """Make the phantoms' DICOM, or find them made."""
     from pydantic import ValidationError
@@ -180,16 +207,18 @@ def only_one(workspace: Path) -> Iterator[None]:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise RetryableError(f"Another run is using {workspace}. Wait for it, or give another --workspace.") from error
+            raise RetryableError(
+                f"Another run is using {workspace}. Wait for it, or give another --workspace."
+            ) from error
         yield
 
 
 def last_screen(workspace: Path, verdict: str, seconds: float) -> None:
     """Say what came out and what to open next."""
     approved = verdict == "approved"
+    outcome = "approved the candidate, and it serves" if approved else "refused the candidate; what served still serves"
     say("")
-    say(f"The gate {verdict} the candidate. {seconds:.0f} s in all." if approved else f"The gate refused the candidate; "
-        f"what served before still serves. {seconds:.0f} s in all.")
+    say(f"The gate {outcome}. {seconds:.0f} s in all.")
     say(f"  report            {workspace / 'report.html'}")
     if approved:
         say(f"  restored DICOM    {workspace / 'restored'}")

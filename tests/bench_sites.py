@@ -1,6 +1,10 @@
-"""A sites.yaml for the real scans that lie beside the checkout; tests that use them skip where they are absent."""
+"""A sites.yaml for the real scans that lie beside the checkout; tests that use them skip where they are absent.
+
+`python -m tests.bench_sites FOLDER` writes it into a folder.
+"""
 
 import os
+import sys
 from pathlib import Path
 
 import yaml
@@ -32,3 +36,7 @@ def write_bench_sites(folder: Path) -> Path:
     path = folder / "sites.yaml"
     path.write_text(yaml.safe_dump({"sites": sites}, sort_keys=False), encoding="utf-8")
     return path
+
+
+if __name__ == "__main__":
+    sys.stdout.write(f"{write_bench_sites(Path(sys.argv[1]))}\n")

@@ -1,0 +1,17 @@
+"""Command line of the promote step: python -m components.promote --help."""
+
+import sys
+
+from components.command import main
+from components.promote.step import PromoteConfig, promote
+
+if __name__ == "__main__":
+    sys.exit(
+        main(
+            "promote",
+            PromoteConfig,
+            ["exported", "version", "decision", "out"],
+            promote,
+            "Put a registered version behind Triton, prove it by real requests, then move the champion alias.",
+        )
+    )

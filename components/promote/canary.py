@@ -1,0 +1,166 @@
+"""Canary requests: images that are not constant, with answers known from ONNX Runtime in this process.
+
+A server that is `ready` may still answer nothing, or rubbish (a dead stub, numpy 2 in the stub, a wrong engine). So
+readiness is proved by asking, and by comparing every output.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mira.client.engines import Answer, Batch, Engine, LocalEngine, TritonEngine
+from mira.errors import ServingFailed
+from mira.storage import atomic_file
+from mira.tasks import Modality
+
+FILE = "canary.npz"
+SIZES = ((1, 64, 64), (3, 72, 100))
+MR_SCALE = 800.0
+# value of a canary's background, of its brightest disc and of its noise, in native units
+LEVELS = {Modality.CT: (-1000.0, 300.0, 40.0), Modality.PET: (0.0, 8.0, 0.5), Modality.MR: (20.0, 700.0, 30.0)}
+RANGE = {Modality.CT: 4095.0, Modality.PET: 20.0, Modality.MR: MR_SCALE}
+
+
+@dataclass(frozen=True)
+class Canary:
+    """A request with its answer.
+
+    Attributes:
+        modality: modality of the image.
+        batch: the request.
+        restored: the expected image, [slices, 1, rows, columns].
+        estimates: the other expected outputs, [slices, 3 + 1 + D].
+    """
+
+    modality: Modality
+    batch: Batch
+    restored: NDArray[np.float32]
+    estimates: NDArray[np.float32]
+
+
+def make(onnx: Path, modalities: list[Modality], instruction_size: int) -> list[Canary]:
+    """Canaries of a network: two sizes per modality, the second with an instruction given at half weight.
+
+    Raises:
+        ServingFailed: when ONNX Runtime cannot load or run the network, its instruction has another length, or it
+            answers with NaN.
+    """
+    engine = LocalEngine(onnx, threads=1)
+    if engine.instruction_size != instruction_size:
+        raise ServingFailed(
+            f"model.onnx takes an instruction of {engine.instruction_size} numbers, its metadata.json says "
+            f"{instruction_size}. Export it again."
+        )
+    return [_expect(engine, modality, batch) for modality in modalities for batch in _batches(engine, modality)]
+
+
+def check(
+    canaries: list[Canary], url: str, model: str, version: int, tolerance: float, deadline_s: float = 60.0
+) -> float:
+    """Send canaries to a server and compare every answer.
+
+    Args:
+        canaries: what `make` gave for the network that should serve.
+        url: HOST:PORT.
+        model: name of the served model.
+        version: version that must answer.
+        tolerance: largest difference of an image as a share of its modality's range (4095 HU, 20 SUV, the MR scale);
+            for the other outputs ten times that.
+        deadline_s: longest wait for one answer.
+
+    Returns:
+        The largest difference that was found, as a share of the range.
+
+    Raises:
+        ServingFailed: when an answer is missing, from another version, or different.
+    """
+    engine = TritonEngine(url, model, deadline_s=deadline_s)
+    try:
+        return max(_compare(canary, engine.infer(canary.batch), model, version, tolerance) for canary in canaries)
+    finally:
+        engine.close()
+
+
+def save(path: Path, canaries: list[Canary]) -> None:
+    """Store canaries beside the network, so that its server can be checked where there is no ONNX Runtime."""
+    arrays: dict[str, NDArray[np.float32]] = {}
+    for index, canary in enumerate(canaries):
+        given = canary.batch.instruction
+        arrays[f"{index}.{canary.modality}.image"] = canary.batch.image
+        arrays[f"{index}.{canary.modality}.instruction"] = np.zeros(0, np.float32) if given is None else given
+        arrays[f"{index}.{canary.modality}.restored"] = canary.restored
+        arrays[f"{index}.{canary.modality}.estimates"] = canary.estimates
+    with atomic_file(path) as temporary:
+        np.savez(temporary, **arrays)  # type: ignore[arg-type]
+
+
+def load(path: Path) -> list[Canary]:
+    """Read stored canaries."""
+    with np.load(path) as stored:
+        keys = sorted({key.rsplit(".", 1)[0] for key in stored.files})
+        arrays = {key: {part: stored[f"{key}.{part}"] for part in ("image", "instruction", "restored", "estimates")}
+                  for key in keys}  # fmt: skip
+    canaries = []
+    for key, part in arrays.items():
+        modality = Modality(key.split(".")[1])
+        canaries.append(
+            Canary(modality, _batch(modality, part["image"], part["instruction"]), part["restored"], part["estimates"])
+        )
+    return canaries
+
+
+def _batches(engine: Engine, modality: Modality) -> list[Batch]:
+    generator = np.random.default_rng(7 + modality.number)
+    batches = []
+    for index, shape in enumerate(SIZES):
+        image = _image(generator, modality, shape)
+        given = generator.uniform(-1, 1, engine.instruction_size if index else 0).astype(np.float32)
+        batches.append(_batch(modality, image, given))
+    return batches
+
+
+def _batch(modality: Modality, image: NDArray[np.float32], instruction: NDArray[np.float32]) -> Batch:
+    return Batch(image, modality.number, MR_SCALE, instruction if instruction.size else None, 0.5)
+
+
+def _image(generator: np.random.Generator, modality: Modality, shape: tuple[int, int, int]) -> NDArray[np.float32]:
+    """Discs on a background with noise; every slice and every pixel differs."""
+    low, high, noise = LEVELS[modality]
+    rows, columns = np.mgrid[: shape[1], : shape[2]].astype(np.float32)
+    image = np.full(shape, low, np.float32)
+    for index in range(shape[0]):
+        for radius, value in ((0.45, 0.5), (0.2, 0.8), (0.08, 1.0)):
+            centre = np.array(shape[1:]) * (0.5 + 0.05 * index)
+            inside = np.hypot(rows - centre[0], columns - centre[1]) < radius * min(shape[1:])
+            image[index][inside] = low + value * (high - low)
+    image += generator.normal(0, noise, shape).astype(np.float32)
+    if modality is not Modality.CT:
+        image = np.abs(image)
+    return image[:, None]
+
+
+def _estimates(answer: Answer) -> NDArray[np.float32]:
+    return np.concatenate([answer.modality_probability, answer.degradation[:, None], answer.instruction], axis=1)
+
+
+def _expect(engine: Engine, modality: Modality, batch: Batch) -> Canary:
+    answer = engine.infer(batch)
+    if not (np.isfinite(answer.restored).all() and np.isfinite(_estimates(answer)).all()):
+        raise ServingFailed(f"The network answers a {modality} canary with NaN or infinite values; export it again.")
+    return Canary(modality, batch, answer.restored, _estimates(answer))
+
+
+def _compare(canary: Canary, answer: Answer, model: str, version: int, tolerance: float) -> float:
+    if answer.version != str(version):
+        raise ServingFailed(f"{model}: version {answer.version} answered instead of {version}.")
+    difference = float(np.abs(answer.restored - canary.restored).max()) / RANGE[canary.modality]
+    estimates = float(np.abs(_estimates(answer) - canary.estimates).max())
+    # not (a <= b) is also true for NaN
+    if not difference <= tolerance or not estimates <= 10 * tolerance:
+        raise ServingFailed(
+            f"{model} version {version} answers a {canary.modality} canary wrongly: {difference:.2g} of the range off "
+            f"in the image, {estimates:.2g} in the estimates; {tolerance:g} is allowed."
+        )
+    return max(difference, estimates / 10)

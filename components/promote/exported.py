@@ -1,0 +1,117 @@
+"""What a promotion is given: exported networks, the registered version and the gate's decision, all checked."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mira.errors import GateFailed, ServingFailed
+from mira.storage import hash_file, read_json
+from mira.tasks import TASKS, Modality, Task
+
+MAIN_MODEL = "mira_net"
+MODEL_NAMES = (MAIN_MODEL, *(f"{MAIN_MODEL}_{spec.short}" for spec in TASKS.values()))
+ALTERNATIVE = "Run the export step again."
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One exported network.
+
+    Attributes:
+        name: name of the served model.
+        folder: holds model.onnx and metadata.json.
+        sha256: hash of model.onnx.
+        modalities: what it was trained on, in the order of `Modality`.
+        instruction_size: length D of its instruction.
+    """
+
+    name: str
+    folder: Path
+    sha256: str
+    modalities: list[Modality]
+    instruction_size: int
+
+
+@dataclass(frozen=True)
+class Release:
+    """The networks of one registered version, which are promoted together or not at all.
+
+    Attributes:
+        version: number of the registered version.
+        decision_sha256: hash of the decision that approved it.
+        models: the networks.
+    """
+
+    version: int
+    decision_sha256: str
+    models: list[Exported]
+
+    @property
+    def artifacts(self) -> dict[str, str]:
+        """Hash of each network."""
+        return {model.name: model.sha256 for model in self.models}
+
+
+def read_release(exported: Path, version: Path, decision: Path) -> Release:
+    """Read and check everything that a promotion is based on.
+
+    Args:
+        exported: folder with one folder per network.
+        version: version.json, or the folder that holds it.
+        decision: decision.json, or the folder that holds it.
+
+    Raises:
+        GateFailed: when the decision is not an approval, or not the one that the version was registered under.
+        ServingFailed: when a network is missing, changed after its export, or not the version's.
+    """
+    registered = _document(version, "version.json", "register")
+    judged = _file(decision, "decision.json", "gate")
+    if _document(decision, "decision.json", "gate").get("approved") is not True:
+        raise GateFailed("The gate did not approve this candidate; read decision.md. Nothing was promoted.")
+    digest = hash_file(judged)
+    if registered.get("decision_sha256") != digest:
+        raise GateFailed(
+            "The decision is not the one that the version was registered under: its hash differs. "
+            "Give the decision.json of the same run."
+        )
+    number = int(registered["version"])
+    models = [_read(exported / name, name, number) for name in MODEL_NAMES if (exported / name).is_dir()]
+    if MAIN_MODEL not in [model.name for model in models]:
+        raise ServingFailed(f"{exported} holds no exported {MAIN_MODEL}. {ALTERNATIVE}")
+    return Release(number, digest, models)
+
+
+def _read(folder: Path, name: str, version: int) -> Exported:
+    metadata = _document(folder, "metadata.json", "export")
+    network = folder / "model.onnx"
+    if not network.is_file():
+        raise ServingFailed(f"{folder} holds no model.onnx. {ALTERNATIVE}")
+    digest = hash_file(network)
+    if digest != metadata.get("onnx_sha256"):
+        raise ServingFailed(
+            f"{name}: model.onnx was changed after its export; its hash is not that of metadata.json. {ALTERNATIVE}"
+        )
+    if int(metadata["version"]) != version:
+        raise ServingFailed(
+            f"{name} is version {metadata['version']}, but version {version} is to be promoted. {ALTERNATIVE}"
+        )
+    modalities = {TASKS[Task(task)].modality for task in metadata["tasks"]}
+    return Exported(
+        name=name,
+        folder=folder,
+        sha256=digest,
+        modalities=[modality for modality in Modality if modality in modalities],
+        instruction_size=int(metadata["instruction_dim"]),
+    )
+
+
+def _file(path: Path, name: str, step: str) -> Path:
+    found = path / name if path.is_dir() else path
+    if not found.is_file():
+        raise ServingFailed(f"{found} does not exist. Run the {step} step first.")
+    return found
+
+
+def _document(path: Path, name: str, step: str) -> dict[str, Any]:
+    document: dict[str, Any] = read_json(_file(path, name, step))
+    return document

@@ -1,0 +1,286 @@
+"""The model repository on disk: staging a release beside the served models, switching versions, undoing it.
+
+```
+<repository>/served.json                       what is served, and every release that can be rolled back to
+<repository>/<model>/config.pbtxt              GPU world
+<repository>/<model>/configs/cpu.pbtxt         CPU world
+<repository>/<model>/warmup/                   inputs of the warm-up request
+<repository>/<model>/<version>/                model.onnx, model.py, metadata.json, canary.npz, release/
+(release/ keeps the version's configurations)
+<repository>/.candidates/<model>/...           a release under test, gone after the promotion
+```
+Everything is complete before it is renamed into place, and each model's configuration names the one version it serves.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fcntl import LOCK_EX, LOCK_NB, flock
+from pathlib import Path
+
+from pydantic import Field
+
+from components.promote import canary, config_files
+from components.promote.exported import Exported
+from components.promote.paths import ServingPaths
+from mira.cases import Record
+from mira.errors import ServingFailed
+from mira.storage import hash_file, read_json, write_json
+
+CANDIDATES = ".candidates"
+CONFIGURATION = ("config.pbtxt", "configs", "warmup")
+
+
+class ReleaseRecord(Record):
+    """A release that was promoted: its networks' hashes, and who decided what when."""
+
+    artifacts: dict[str, str]
+    decision_sha256: str
+    promoted: str
+    by: str
+
+
+class Served(Record):
+    """What the repository serves.
+
+    Attributes:
+        version: the release that serves, None before the first promotion.
+        since: when it began to serve, UTC.
+        releases: every release on disk, by version.
+    """
+
+    version: int | None = None
+    since: str = ""
+    releases: dict[int, ReleaseRecord] = Field(default_factory=dict)
+
+    @property
+    def models(self) -> list[str]:
+        """Names of the models that serve."""
+        return sorted(self.releases[self.version].artifacts) if self.version is not None else []
+
+    @property
+    def previous(self) -> int | None:
+        """The release before the one that serves, None when there is none."""
+        older = [version for version in self.releases if self.version is not None and version < self.version]
+        return max(older, default=None)
+
+
+def read_served(paths: ServingPaths) -> Served:
+    """What the repository serves according to its own record."""
+    return Served.model_validate(read_json(paths.served)) if paths.served.is_file() else Served()
+
+
+def write_served(paths: ServingPaths, served: Served) -> None:
+    """Record what is served; the next start loads exactly this."""
+    write_json(paths.served, served.model_dump(mode="json"))
+
+
+@contextmanager
+def locked(paths: ServingPaths) -> Iterator[None]:
+    """Hold the repository: one change at a time.
+
+    Raises:
+        ServingFailed: when another process is changing it.
+    """
+    paths.models.mkdir(parents=True, exist_ok=True)
+    with paths.lock.open("w") as stream:
+        try:
+            flock(stream, LOCK_EX | LOCK_NB)
+        except BlockingIOError as error:
+            raise ServingFailed("Another promotion, rollback or start is at work here. Try again later.") from error
+        yield
+
+
+def stage(paths: ServingPaths, model: Exported, version: int, parameters: dict[str, str]) -> Path:
+    """Write a release's model completely into the candidate repository, on the same file system as the served one.
+
+    Args:
+        paths: where things lie.
+        model: the exported network.
+        version: its version.
+        parameters: parameters of the python backend.
+
+    Returns:
+        Folder of the candidate.
+
+    Raises:
+        ServingFailed: when the copy differs, a configuration does not parse, or the network cannot run.
+    """
+    folder = candidates(paths) / model.name
+    shutil.rmtree(folder, ignore_errors=True)
+    inside = folder / str(version)
+    inside.mkdir(parents=True)
+    for file in ("model.onnx", "metadata.json"):
+        shutil.copyfile(model.folder / file, inside / file)
+    shutil.copyfile(paths.templates / "model.py", inside / "model.py")
+    if hash_file(inside / "model.onnx") != model.sha256:
+        raise ServingFailed(f"{model.name}: the copy of model.onnx differs from the exported file. Check the disk.")
+    questions = canary.make(inside / "model.onnx", model.modalities, model.instruction_size)
+    canary.save(inside / canary.FILE, questions)
+    config_files.render(
+        paths.templates,
+        inside / "release",
+        name=model.name,
+        version=version,
+        instruction_size=model.instruction_size,
+        modalities=model.modalities,
+        parameters=parameters,
+    )
+    for relative in (config_files.CONFIG, config_files.CPU_CONFIG):
+        config_files.parse(inside / "release" / relative)
+    shutil.copytree(inside / "release", folder, dirs_exist_ok=True)
+    _flush(folder)
+    return folder
+
+
+def candidates(paths: ServingPaths) -> Path:
+    """A model repository of its own, with the networks of a release under test."""
+    return paths.models / CANDIDATES
+
+
+def remove_candidates(paths: ServingPaths) -> None:
+    """Remove the candidate repository, also what a promotion left behind that was cut off."""
+    shutil.rmtree(candidates(paths), ignore_errors=True)
+
+
+class Switch:
+    """Changes which version some models serve, on disk, and can take it all back.
+
+    Args:
+        paths: where things lie.
+    """
+
+    def __init__(self, paths: ServingPaths) -> None:
+        self._paths = paths
+        self._aside = paths.models / f".undo-{os.getpid()}"
+        shutil.rmtree(self._aside, ignore_errors=True)
+        self._aside.mkdir(parents=True)
+        self._moved: list[tuple[Path, Path]] = []
+        self._made: list[Path] = []
+
+    def move_in(self, model: str, version: int) -> None:
+        """Rename a candidate's version folder into the served tree; one of the same number is set aside."""
+        target = self._paths.models / model / str(version)
+        target.parent.mkdir(exist_ok=True)
+        if target.exists():
+            self._set_aside(target)
+        os.rename(candidates(self._paths) / model / str(version), target)
+        self._made.append(target)
+
+    def point(self, model: str, version: int) -> None:
+        """Make a model's configuration that of one of its versions."""
+        folder = self._paths.models / model
+        release = folder / str(version) / "release"
+        for part in CONFIGURATION:
+            target = folder / part
+            fresh = folder / f".new-{part}"
+            shutil.rmtree(fresh, ignore_errors=True)
+            if (release / part).is_dir():
+                shutil.copytree(release / part, fresh)
+            else:
+                shutil.copyfile(release / part, fresh)
+            if target.exists():
+                self._set_aside(target)
+            os.rename(fresh, target)
+            self._made.append(target)
+
+    def undo(self) -> None:
+        """Put everything back as it was, with its times, so that Triton sees no change where there is none."""
+        for path in reversed(self._made):
+            _remove(path)
+        for original, aside in reversed(self._moved):
+            _remove(original)
+            os.rename(aside, original)
+        for model in {path.relative_to(self._paths.models).parts[0] for path in self._made}:
+            folder = self._paths.models / model
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+        self.finish()
+
+    def finish(self) -> None:
+        """Forget what was set aside."""
+        shutil.rmtree(self._aside, ignore_errors=True)
+        self._moved, self._made = [], []
+
+    def _set_aside(self, target: Path) -> None:
+        aside = self._aside / str(len(self._moved))
+        os.rename(target, aside)
+        self._moved.append((target, aside))
+
+
+def repair(paths: ServingPaths, served: Served) -> None:
+    """Make the tree agree with `served.json` before a start: after a promotion that was killed, this undoes it.
+
+    Raises:
+        ServingFailed: when a served network is missing or is not the one that was promoted.
+    """
+    remove_candidates(paths)
+    for leftover in paths.models.glob(".undo-*"):
+        _put_back(paths, leftover, served)
+    if served.version is None:
+        return
+    verify(paths, served, served.version)
+    for model in served.models:
+        if not points_to(paths, model, served.version):
+            switch = Switch(paths)
+            switch.point(model, served.version)
+            switch.finish()
+
+
+def points_to(paths: ServingPaths, model: str, version: int) -> bool:
+    """Whether a model's configurations are those of one of its versions."""
+    folder = paths.models / model
+    files = (config_files.CONFIG, config_files.CPU_CONFIG)
+    pairs = [(folder / file, folder / str(version) / "release" / file) for file in files]
+    return all(one.is_file() and other.is_file() and hash_file(one) == hash_file(other) for one, other in pairs)
+
+
+def verify(paths: ServingPaths, served: Served, version: int) -> None:
+    """Check that a release's networks are on disk and are those that were promoted.
+
+    Raises:
+        ServingFailed: naming the model that is not.
+    """
+    for model, digest in served.releases[version].artifacts.items():
+        network = paths.models / model / str(version) / "model.onnx"
+        if not network.is_file() or hash_file(network) != digest:
+            raise ServingFailed(
+                f"{model} version {version} is missing or was changed on disk since its promotion. Promote it again, "
+                "or roll back to another version: mira rollback --to VERSION"
+            )
+
+
+def _put_back(paths: ServingPaths, leftover: Path, served: Served) -> None:
+    """Nothing of a killed promotion is needed, unless it had set a served version of the same number aside."""
+    version = served.version
+    for folder in leftover.iterdir():
+        network = folder / "model.onnx"
+        if version is None or not network.is_file():
+            continue
+        digest = hash_file(network)
+        for model, wanted in served.releases[version].artifacts.items():
+            target = paths.models / model / str(version)
+            current = target / "model.onnx"
+            if wanted == digest and not (current.is_file() and hash_file(current) == wanted):
+                _remove(target)
+                os.rename(folder, target)
+                break
+    shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _flush(folder: Path) -> None:
+    """Bring all files of a folder to the disk before it is renamed."""
+    for path in [*folder.rglob("*"), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,66 @@
+"""Rollback: serve a release again that was promoted before and is still on disk."""
+
+import contextlib
+import time
+
+from components.promote import registry, release, repository, server
+from components.promote.paths import ServingPaths
+from mira.cases import Record
+from mira.errors import ConfigurationError
+
+
+class RollbackSummary(Record):
+    """What serves after a rollback."""
+
+    version: int
+    before: int | None
+    url: str
+    seconds: float
+
+
+def rollback(
+    paths: ServingPaths, to: int | None = None, tracking_uri: str = "", why: str = "", tolerance: float = 1e-3
+) -> RollbackSummary:
+    """Serve an older release (or any other that was promoted); what serves now stays on disk.
+
+    Args:
+        paths: where things lie.
+        to: version; the one before by default.
+        tracking_uri: MLflow with the champion alias, as in the promote step.
+        why: reason, for the audit trail.
+        tolerance: for the canaries, as a share of the modality's range.
+
+    Raises:
+        ConfigurationError: when there is no such version.
+        ServingFailed: when it does not serve; what served before serves on.
+    """
+    begin = time.monotonic()
+    uri = registry.tracking_uri(paths, tracking_uri)
+    with release.audited(paths, "rollback", "", why=why, version=to) as record, repository.locked(paths):
+        served = repository.read_served(paths)
+        target = served.previous if to is None else to
+        if target not in served.releases:
+            known = ", ".join(map(str, sorted(served.releases))) or "none"
+            wanted = (
+                "There is no version before the one that serves"
+                if to is None
+                else f"Version {to} was never promoted here"
+            )
+            raise ConfigurationError(f"{wanted}. Versions on disk: {known}. Choose one: mira rollback --to VERSION")
+        chosen = served.releases[target]
+        record.update(version=target, decision_sha256=chosen.decision_sha256, artifacts=chosen.artifacts)
+        repository.verify(paths, served, target)
+        url = release.serve(paths).url
+        admin = server.administer(paths, url)
+        with contextlib.closing(admin):
+            release.switch_to(
+                admin,
+                paths,
+                target,
+                chosen,
+                lambda number: registry.move_champion(uri, number),
+                tolerance,
+                staged=False,
+                embedded=True,
+            )
+    return RollbackSummary(version=target, before=served.version, url=url, seconds=round(time.monotonic() - begin, 2))

@@ -1,0 +1,190 @@
+"""The embedded Triton: started detached on the loopback address, found again by its state file, stopped cleanly."""
+
+import contextlib
+import os
+import secrets
+import socket
+import subprocess
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from components.promote import processes
+from components.promote.binary import TritonBinary, prepare
+from components.promote.paths import ServingPaths
+from components.promote.triton import TritonAdmin
+from mira.cases import Record
+from mira.errors import ServingFailed
+from mira.storage import read_json, write_json
+
+RESTRICTED = "model-repository,shared-memory,trace,logging"
+START_SECONDS = 90.0
+LOCALHOST = "127.0.0.1"
+
+
+class ServerState(Record):
+    """A server that was started here.
+
+    Attributes:
+        pid: process id, leader of its own session.
+        ticks: start time of the process in clock ticks since boot, so that a reused id is not mistaken for it.
+        url: HOST:PORT of its gRPC front end.
+        repository: model repository that it serves.
+        started: when, UTC.
+        shared_memory: prefix of its shared-memory regions.
+    """
+
+    pid: int
+    ticks: int
+    url: str
+    repository: Path
+    started: str
+    shared_memory: str
+
+
+def running(paths: ServingPaths) -> ServerState | None:
+    """The server of this workspace, or None when it is not running; leftovers of a dead one are removed."""
+    if not paths.server.is_file():
+        return None
+    state = ServerState.model_validate(read_json(paths.server))
+    if processes.start_ticks(state.pid) == state.ticks:
+        return state
+    if processes.start_ticks(state.pid) is None:
+        processes.stop_session(state.pid, state.ticks, 0)
+    processes.remove_shared_memory(state.shared_memory)
+    paths.server.unlink(missing_ok=True)
+    return None
+
+
+def start(paths: ServingPaths, models: list[str], port: int | None = None, threads: int = 0) -> ServerState:
+    """Start Triton with the given models, or return the one that runs.
+
+    Args:
+        paths: where things lie.
+        models: models to load at start.
+        port: gRPC port; a free one by default.
+        threads: threads of the numeric libraries; the number of usable cores by default.
+
+    Raises:
+        ServingFailed: when it cannot run here, another repository is served, or it does not come up.
+    """
+    state = running(paths)
+    if state is not None:
+        if state.repository != paths.models:
+            raise ServingFailed(f"A server runs on another repository, {state.repository}. Stop it: mira serve --stop")
+        if port and state.url != f"{LOCALHOST}:{port}":
+            raise ServingFailed(f"The server runs at {state.url}. Stop it first: mira serve --stop")
+        return state
+    binary = prepare(paths.environment)
+    paths.state.mkdir(parents=True, exist_ok=True)
+    paths.models.mkdir(parents=True, exist_ok=True)
+    attempts = 1 if port else 3  # a port that was free may be taken before the server has it
+    for attempt in range(attempts):
+        state = _launch(paths, binary, models, port or _free_port(), threads or usable_cores())
+        write_json(paths.server, state.model_dump(mode="json"))
+        if _wait_until_live(state):
+            return state
+        stop(paths)
+        if attempt + 1 == attempts or "address already in use" not in tail(paths.log, 200).lower():
+            break
+    raise ServingFailed(f"Triton did not come up. Its log, {paths.log}, ends with:\n{tail(paths.log, 8)}")
+
+
+def stop(paths: ServingPaths, patience_s: float = 20.0) -> bool:
+    """Stop the server of this workspace.
+
+    Returns:
+        Whether one was running.
+    """
+    state = running(paths)
+    if state is None:
+        return False
+    processes.stop_session(state.pid, state.ticks, patience_s)
+    processes.remove_shared_memory(state.shared_memory)
+    paths.server.unlink(missing_ok=True)
+    return True
+
+
+def administer(paths: ServingPaths, url: str, timeout_s: float = 120.0) -> TritonAdmin:
+    """Administration of a server, with this workspace's key."""
+    return TritonAdmin(url, _key(paths), timeout_s)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use, eight at most: small networks do not gain from more."""
+    return min(8, len(os.sched_getaffinity(0)))
+
+
+def tail(path: Path, lines: int) -> str:
+    """The last lines of a log."""
+    return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]) if path.is_file() else ""
+
+
+def _key(paths: ServingPaths) -> str:
+    """The key of the restricted protocols, made at the first use."""
+    if not paths.key.is_file():
+        paths.key.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            contextlib.suppress(FileExistsError),
+            open(os.open(paths.key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as stream,
+        ):
+            stream.write(secrets.token_hex(24))
+    return paths.key.read_text(encoding="ascii").strip()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((LOCALHOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _launch(paths: ServingPaths, binary: TritonBinary, models: list[str], port: int, threads: int) -> ServerState:
+    shared_memory = f"mira-{secrets.token_hex(6)}-"
+    command = [
+        str(binary.executable),
+        f"--model-repository={paths.models}",
+        f"--backend-directory={binary.root / 'backends'}",
+        "--model-control-mode=explicit",
+        "--model-config-name=cpu",
+        "--disable-auto-complete-config",
+        "--exit-on-error=false",
+        f"--grpc-address={LOCALHOST}",
+        f"--grpc-port={port}",
+        "--allow-http=false",
+        "--allow-metrics=false",
+        f"--grpc-restricted-protocol={RESTRICTED}:admin-key={_key(paths)}",
+        f"--backend-config=python,shm-region-prefix-name={shared_memory}",
+        *(f"--load-model={model}" for model in models),
+    ]
+    with paths.log.open("ab") as log:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=paths.state,
+            env=binary.variables(threads),
+            start_new_session=True,
+        )
+    return ServerState(
+        pid=process.pid,
+        ticks=processes.start_ticks(process.pid) or 0,
+        url=f"{LOCALHOST}:{port}",
+        repository=paths.models,
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        shared_memory=shared_memory,
+    )
+
+
+def _wait_until_live(state: ServerState) -> bool:
+    """Wait until the server answers and has tried to load its models; False when it ended or took too long."""
+    admin = TritonAdmin(state.url)
+    end = time.monotonic() + START_SECONDS
+    try:
+        while time.monotonic() < end and processes.start_ticks(state.pid) == state.ticks:
+            if admin.live():
+                return True
+            time.sleep(0.05)
+        return False
+    finally:
+        admin.close()

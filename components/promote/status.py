@@ -1,0 +1,125 @@
+"""What serves now, since when, decided by what, and whether server, repository, registry and audit trail agree."""
+
+import contextlib
+
+from components.promote import audit, registry, release, server
+from components.promote.paths import ServingPaths
+from components.promote.repository import read_served
+from mira.cases import Record
+from mira.errors import ServingFailed
+
+
+class Status(Record):
+    """The serving station.
+
+    Attributes:
+        running: whether the embedded server runs.
+        url: HOST:PORT of it, "" when it does not run.
+        started: when it was started, UTC.
+        version: release that is recorded as served.
+        since: when it began to serve, UTC.
+        models: version of each model that the server has loaded.
+        answers: whether every model answers its canary requests as expected.
+        decision_sha256: hash of the gate decision behind the release.
+        promoted_by: who promoted it.
+        releases: versions that can be rolled back to, the served one included.
+        champion: version that the registry's alias names.
+        registry_error: why the registry could not be asked, "" when it could.
+        audit_records: length of the audit trail.
+        audit_fault: what is wrong with the trail, "" when it is whole.
+        disagreements: everything that does not fit together, in words.
+    """
+
+    running: bool
+    url: str
+    started: str
+    version: int | None
+    since: str
+    models: dict[str, list[int]]
+    answers: bool
+    decision_sha256: str
+    promoted_by: str
+    releases: list[int]
+    champion: int | None
+    registry_error: str
+    audit_records: int
+    audit_fault: str
+    disagreements: list[str]
+
+
+def read(paths: ServingPaths, tracking_uri: str = "") -> Status:
+    """Ask everyone involved; nothing is changed."""
+    served = read_served(paths)
+    state = server.running(paths)
+    models: dict[str, list[int]] = {}
+    ill: dict[str, str] = {}
+    if state is not None:
+        with contextlib.closing(server.administer(paths, state.url)) as admin:
+            try:
+                models = admin.index()
+                ill = release.unhealthy(paths, state.url, served)
+            except ServingFailed as error:
+                ill = dict.fromkeys(served.models or ["server"], str(error))
+    uri, champion, registry_error = registry.tracking_uri(paths, tracking_uri), None, ""
+    try:
+        champion = registry.champion(uri)
+    except ServingFailed as error:
+        registry_error = str(error)
+    fault = audit.verify(paths.audit)
+    record = served.releases.get(served.version) if served.version is not None else None
+    disagreements = list(ill.values())
+    if state is not None and served.version is not None:
+        wrong = [model for model in served.models if models.get(model) != [served.version]]
+        disagreements += [
+            f"{model}: the server has version {models.get(model, 'none')}, not {served.version}" for model in wrong
+        ]
+    if uri != registry.OFF and not registry_error and champion != served.version:
+        disagreements.append(
+            f"MLflow's champion is version {champion}, but {served.version} is served. Promote or roll back again."
+        )
+    if fault:
+        disagreements.append(f"audit trail: {fault}")
+    return Status(
+        running=state is not None,
+        url=state.url if state else "",
+        started=state.started if state else "",
+        version=served.version,
+        since=served.since,
+        models=models,
+        answers=state is not None and served.version is not None and not ill,
+        decision_sha256=record.decision_sha256 if record else "",
+        promoted_by=record.by if record else "",
+        releases=sorted(served.releases),
+        champion=champion,
+        registry_error=registry_error,
+        audit_records=len(audit.read(paths.audit)),
+        audit_fault=fault,
+        disagreements=disagreements,
+    )
+
+
+def describe(status: Status) -> str:
+    """The status in words for a terminal."""
+    lines = [
+        f"server       {status.url}, up since {status.started}"
+        if status.running
+        else "server       not running (mira serve)"
+    ]
+    if status.version is None:
+        lines.append("serves       nothing: no version was promoted yet")
+    else:
+        lines.append(f"serves       version {status.version} since {status.since}")
+        lines += [
+            f"             {model} version {', '.join(map(str, versions))}"
+            for model, versions in sorted(status.models.items())
+        ]
+        lines.append(
+            f"answers      {'as expected on canary requests' if status.answers else 'NOT proved by canary requests'}"
+        )
+        lines.append(f"decided by   gate decision {status.decision_sha256[:12]}, promoted by {status.promoted_by}")
+        lines.append(f"releases     {', '.join(map(str, status.releases))} on disk")
+    champion = status.registry_error or (f"version {status.champion}" if status.champion else "none known")
+    lines.append(f"champion     {champion}")
+    lines.append(f"audit trail  {status.audit_records} records, {status.audit_fault or 'whole'}")
+    lines += [f"DISAGREES    {text}" for text in status.disagreements]
+    return "\n".join(lines)

@@ -1,0 +1,198 @@
+"""`mira serve`, `status`, `promote`, `rollback` and `approve`: the release levers."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from components.promote import audit, rollback, server, status
+from components.promote.paths import ServingPaths
+from components.promote.release import audited, serve
+from components.promote.repository import locked, read_served
+from components.promote.step import PromoteConfig, promote
+from mira.errors import ConfigurationError
+from mira.storage import hash_file
+
+
+def add_serve(subparsers: Any) -> None:
+    """Add `mira serve`."""
+    parser = _parser(
+        subparsers,
+        "serve",
+        "the local Triton on the served repository",
+        "Start the embedded Triton with what was promoted, prove it by canary requests, and leave it running.",
+        "mira serve --port 8001\n  mira serve --stop",
+    )
+    parser.add_argument("--stop", action="store_true", help="stop it instead")
+    parser.add_argument("--port", type=int, metavar="N", help="gRPC port (default: a free one)")
+    parser.set_defaults(run=_serve)
+
+
+def add_status(subparsers: Any) -> None:
+    """Add `mira status`."""
+    parser = _parser(
+        subparsers,
+        "status",
+        "what serves now, since when, decided by what",
+        "Ask the server, the model repository, MLflow and the audit trail, and say whether they agree.",
+        "mira status --json",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    _add_tracking(parser)
+    parser.set_defaults(run=_status)
+
+
+def add_promote(subparsers: Any) -> None:
+    """Add `mira promote`."""
+    parser = _parser(
+        subparsers,
+        "promote",
+        "put a registered version behind Triton",
+        "Stage, rehearse and switch to the networks of one version; whatever fails, the old version serves on.",
+        "mira promote runs/x/exported --version runs/x/version.json --decision runs/x/decision.json --why 'new site'",
+    )
+    parser.add_argument("exported", type=Path, metavar="EXPORTED", help="folder of the export step")
+    parser.add_argument("--version", type=Path, required=True, metavar="FILE", help="version.json of the register step")
+    parser.add_argument("--decision", type=Path, required=True, metavar="FILE", help="decision.json of the gate step")
+    parser.add_argument(
+        "--approval", choices=["automatic", "manual"], default="automatic", help="manual: needs `approve`"
+    )
+    parser.add_argument("--url", default="", metavar="HOST:PORT", help="a Triton that serves the repository already")
+    parser.add_argument("--why", default="", metavar="TEXT", help="reason, for the audit trail")
+    _add_tracking(parser)
+    parser.set_defaults(run=_promote)
+
+
+def add_rollback(subparsers: Any) -> None:
+    """Add `mira rollback`."""
+    parser = _parser(
+        subparsers,
+        "rollback",
+        "serve the version before, or a given one",
+        "Switch back to a version that was promoted before and is still on disk; proved by canaries like a promotion.",
+        "mira rollback --to 3 --why 'streaks in thin slices'",
+    )
+    parser.add_argument("--to", type=int, metavar="VERSION", help="version to serve (default: the one before)")
+    parser.add_argument("--why", default="", metavar="TEXT", help="reason, for the audit trail")
+    _add_tracking(parser)
+    parser.set_defaults(run=_rollback)
+
+
+def add_approve(subparsers: Any) -> None:
+    """Add `mira approve`."""
+    parser = _parser(
+        subparsers,
+        "approve",
+        "a person's approval of a version, for manual promotion",
+        "Record in the audit trail that a person read the report of a version and wants it to serve.",
+        "mira approve 4 --by 'Dr. A. Example' --why 'report read, no concern'",
+    )
+    parser.add_argument("version", type=int, metavar="VERSION", help="registered version")
+    parser.add_argument("--by", required=True, metavar="NAME", help="who approves")
+    parser.add_argument("--why", required=True, metavar="TEXT", help="why")
+    parser.add_argument("--decision", type=Path, metavar="FILE", help="bind the approval to this decision.json")
+    parser.set_defaults(run=_approve)
+
+
+def _parser(subparsers: Any, verb: str, short: str, text: str, example: str) -> argparse.ArgumentParser:
+    defaults = ServingPaths()
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        verb,
+        help=short,
+        description=text,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for option, default, text in (
+        ("--workspace", defaults.workspace, "runs and state of this installation"),
+        ("--repository", defaults.repository, "Triton model repository"),
+    ):
+        help_text = f"{text} (default {default})"
+        parser.add_argument(option, type=Path, default=default, metavar="DIR", help=help_text)
+    return parser
+
+
+def _add_tracking(parser: argparse.ArgumentParser) -> None:
+    text = "MLflow with the champion alias (default: MLFLOW_TRACKING_URI or the workspace's; `off`: none)"
+    parser.add_argument("--tracking-uri", default="", metavar="URI", help=text)
+
+
+def _paths(arguments: argparse.Namespace) -> ServingPaths:
+    return ServingPaths(workspace=arguments.workspace, repository=arguments.repository)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    paths = _paths(arguments)
+    if arguments.stop:
+        with audited(paths, "stop", "") as record:
+            stopped = server.stop(paths)
+            record["outcome"] = "done" if stopped else "unchanged"
+        _say("stopped" if stopped else "no server of this workspace was running")
+        return 0
+    with audited(paths, "serve", "") as record, locked(paths):
+        known = server.running(paths)
+        state = serve(paths, arguments.port)
+        served = read_served(paths)
+        record["version"] = served.version
+        record["outcome"] = "unchanged" if known else "done"
+    _say(f"Triton at {state.url} (gRPC), log {paths.log}")
+    if served.version is None:
+        _say("nothing was promoted yet; it serves no model")
+    else:
+        _say(f"version {served.version}: {', '.join(served.models)}; canary requests answered as expected")
+    return 0
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    found = status.read(_paths(arguments), arguments.tracking_uri)
+    _say(json.dumps(found.model_dump(mode="json")) if arguments.json else status.describe(found))
+    return 0
+
+
+def _promote(arguments: argparse.Namespace) -> int:
+    config = PromoteConfig(
+        workspace=arguments.workspace,
+        repository=arguments.repository,
+        tracking_uri=arguments.tracking_uri,
+        url=arguments.url,
+        approval=arguments.approval,
+        why=arguments.why,
+    )
+    out = config.state / "promotions" / hash_file(_file(arguments.version, "version.json"))[:12]
+    summary = promote(arguments.exported, arguments.version, arguments.decision, out, config)
+    change = f"serves instead of {summary.before}" if summary.changed and summary.before else "serves"
+    _say(f"version {summary.version} {change} at {summary.url} ({summary.seconds:.1f} s): {', '.join(summary.models)}")
+    return 0
+
+
+def _rollback(arguments: argparse.Namespace) -> int:
+    summary = rollback.rollback(_paths(arguments), arguments.to, arguments.tracking_uri, arguments.why)
+    _say(f"version {summary.version} serves instead of {summary.before} at {summary.url} ({summary.seconds:.1f} s)")
+    return 0
+
+
+def _approve(arguments: argparse.Namespace) -> int:
+    digest = hash_file(_file(arguments.decision, "decision.json")) if arguments.decision else ""
+    paths = _paths(arguments)
+    if arguments.version < 1:
+        raise ConfigurationError("VERSION is the number of a registered version, 1 or above.")
+    facts = {"version": arguments.version, "why": arguments.why, "decision_sha256": digest}
+    with audited(paths, "approve", arguments.by, **facts):
+        pass
+    _say(f"version {arguments.version} approved by {arguments.by}, recorded in {paths.audit}")
+    return 0
+
+
+def _file(path: Path, name: str) -> Path:
+    found = path / name if path.is_dir() else path
+    if not found.is_file():
+        raise ConfigurationError(f"{found} does not exist.")
+    return found
+
+
+__all__ = ["add_approve", "add_promote", "add_rollback", "add_serve", "add_status", "audit"]

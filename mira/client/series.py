@@ -1,0 +1,168 @@
+"""Restoring files: a whole DICOM series into a derived series of the same study, or a NIfTI file into another."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mira.client.arrays import Restored, Restorer
+from mira.dicom.archive import Opened, opened
+from mira.dicom.derive import restored_by, write_derived
+from mira.dicom.reasons import Refused
+from mira.dicom.scan import scan
+from mira.dicom.volume import SeriesVolume, read_volumes
+from mira.errors import DataRejected
+from mira.tasks import Modality, task_of
+from mira.volume import Volume, read_nifti, write_nifti
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """One restored series or file; free of patient data but for `files`.
+
+    Attributes:
+        modality: CT, PET or MR.
+        slices: number of slices.
+        files: what was written.
+        warnings: what a user should know.
+        degradation: mean of the network's estimate, 0 to 1.
+        model: name and version of the network.
+    """
+
+    modality: Modality
+    slices: int
+    files: list[Path]
+    warnings: list[str]
+    degradation: float
+    model: str
+
+    def facts(self) -> dict[str, Any]:
+        """For a report, without paths."""
+        return {
+            "modality": str(self.modality),
+            "slices": self.slices,
+            "files": len(self.files),
+            "warnings": self.warnings,
+            "degradation": round(self.degradation, 4),
+            "model": self.model,
+        }
+
+
+def restore_volume(restorer: Restorer, source: SeriesVolume, progress: bool = False) -> Restored:
+    """Restore the voxels of a series.
+
+    Raises:
+        DataRejected: when its voxels are not in the unit that the network knows.
+    """
+    unit = task_of(source.modality).unit
+    if source.unit is not unit:
+        why = source.unit_refusal or f"its voxels are in {source.unit}"
+        raise DataRejected(f"This {source.modality} series cannot be restored faithfully: it is not in {unit} ({why}).")
+    voxels = source.volume.voxels
+    return restorer.restore_slices(voxels, source.modality, mr_scale=source.mr_scale, progress=progress)
+
+
+def restore_series(restorer: Restorer, source: Path | SeriesVolume, out: Path, progress: bool = False) -> Delivered:
+    """Restore one DICOM series into a derived series.
+
+    Args:
+        restorer: `RestorationClient` or `LocalRestorer`.
+        source: a folder, file, DICOMDIR or zip that holds one usable series, or a series that was read already.
+        out: folder of the derived series, which must not exist yet.
+        progress: whether to show progress bars on a terminal.
+
+    Raises:
+        DataRejected: when the source holds no usable series or several, or cannot be restored faithfully.
+        ServingFailed: when the network cannot be reached or refuses.
+    """
+    if isinstance(source, SeriesVolume):
+        restored = restore_volume(restorer, source, progress)
+        purpose = restored_by(restored.model, restored.version)
+        files = write_derived(source, restored.voxels, out, purpose, progress)
+        warnings = [*source.warnings, *restored.warnings]
+        model = f"{restored.model} {restored.version}".strip()
+        return Delivered(source.modality, len(files), files, warnings, float(restored.degradation.mean()), model)
+    with opened(source) as found:
+        volumes, refusals = _read(found)
+        if len(volumes) != 1:
+            held = f"{len(volumes)} usable series" if volumes else f"no usable series ({_reasons(refusals)})"
+            raise DataRejected(f"{source} holds {held}. Give one series, or use restore_all.")
+        return restore_series(restorer, volumes[0], out, progress)
+
+
+def restore_all(
+    restorer: Restorer, path: Path, out: Path, progress: bool = False
+) -> tuple[list[Delivered], dict[str, int]]:
+    """Restore every usable DICOM series below a path, each into a folder of its own.
+
+    Returns:
+        What was delivered, and for everything else the reason and how many files it concerns.
+
+    Raises:
+        DataRejected: when nothing could be restored, with the reasons.
+    """
+    delivered = []
+    with opened(path) as found:
+        volumes, refusals = _read(found)
+        for index, volume in enumerate(volumes, start=1):
+            target = out / f"{index:03d}-{volume.modality.lower()}"
+            try:
+                delivered.append(restore_series(restorer, volume, target, progress))
+            except DataRejected as error:
+                refusals[str(error)] = refusals.get(str(error), 0) + len(volume.files)
+    if not delivered:
+        raise DataRejected(f"Nothing in {path} can be restored: {_reasons(refusals)}.")
+    return delivered, refusals
+
+
+def restore_nifti(
+    restorer: Restorer,
+    path: Path,
+    out: Path,
+    modality: Modality,
+    mr_scale: float | None = None,
+    progress: bool = False,
+) -> Delivered:
+    """Restore a NIfTI file in HU, SUVbw or MR a.u. into another with the same geometry.
+
+    Args:
+        restorer: `RestorationClient` or `LocalRestorer`.
+        path: a NIfTI file of a 3-D volume.
+        out: the file to write, ending in .nii or .nii.gz.
+        modality: what it shows; NIfTI does not say.
+        mr_scale: robust intensity scale of an MR volume; estimated when left out.
+        progress: whether to show a progress bar on a terminal.
+    """
+    volume = read_nifti(path)
+    restored = restorer.restore_slices(volume.voxels, modality, mr_scale=mr_scale, progress=progress)
+    write_nifti(out, Volume(restored.voxels, volume.affine))
+    model = f"{restored.model} {restored.version}".strip()
+    return Delivered(
+        modality, len(restored.voxels), [out], restored.warnings, float(restored.degradation.mean()), model
+    )
+
+
+def _read(found: Opened) -> tuple[list[SeriesVolume], dict[str, int]]:
+    """Usable volumes of all series, and for what is not usable the reason with its number of files."""
+    result = scan(found)
+    refusals: dict[str, int] = {}
+    for rejected in result.rejected:
+        refusals[rejected.reason.text] = refusals.get(rejected.reason.text, 0) + 1
+    volumes: list[SeriesVolume] = []
+    for series in result.series:
+        try:
+            read = read_volumes(series.files)
+        except Refused as error:
+            refusals[str(error)] = refusals.get(str(error), 0) + len(series.files)
+            continue
+        volumes += read.volumes
+        for refusal in read.refusals:
+            text = refusal.reason.text
+            refusals[text] = refusals.get(text, 0) + len(refusal.files)
+    return volumes, refusals
+
+
+def _reasons(refusals: dict[str, int]) -> str:
+    if not refusals:
+        return "there are no files in it"
+    listed = sorted(refusals.items(), key=lambda item: -item[1])
+    return "; ".join(f"{text}: {count} files" for text, count in listed[:5])

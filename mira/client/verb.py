@@ -1,0 +1,89 @@
+"""`mira restore`: restored DICOM series, or NIfTI for NIfTI."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from mira.client.arrays import LocalRestorer, RestorationClient, Restorer
+from mira.client.series import Delivered, restore_all, restore_nifti
+from mira.errors import ConfigurationError
+from mira.tasks import Modality
+
+DEFAULT_SERVER = "localhost:8001"
+EXAMPLE = """examples:
+  mira restore /data/study --out /data/restored --server localhost:8001
+  mira restore scan.nii.gz --modality CT --out /data/restored --model model.onnx
+"""
+
+
+def add_restore(subparsers: Any) -> None:
+    """Add the verb to the command."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "restore",
+        help="restored DICOM series (or NIfTI for NIfTI), through Triton or in process",
+        description="Restore every usable DICOM series of a file, folder, DICOMDIR or zip into a derived series of the "
+        "same study, or a NIfTI file into another. Research use only.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("path", type=Path, metavar="PATH", help="DICOM file, folder, DICOMDIR or zip, or a NIfTI file")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the restored series")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--server", metavar="HOST:PORT", help=f"Triton's gRPC address (default {DEFAULT_SERVER})")
+    where.add_argument(
+        "--model", type=Path, metavar="FILE", help="model.onnx: restore in this process, without a server"
+    )
+    parser.add_argument("--network", default="mira_net", metavar="NAME", help="served model (default mira_net)")
+    parser.add_argument("--modality", choices=[str(m) for m in Modality], help="what a NIfTI file shows")
+    parser.add_argument(
+        "--mr-scale", type=float, metavar="X", help="intensity scale of an MR NIfTI file (default: estimated)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Restore what was asked for; returns 0."""
+    path: Path = arguments.path
+    if not path.exists():
+        raise ConfigurationError(f"{path} does not exist.")
+    is_nifti = path.name.lower().endswith((".nii", ".nii.gz"))
+    if is_nifti and arguments.modality is None:
+        raise ConfigurationError("A NIfTI file does not say what it shows: give --modality CT, PET or MR.")
+    with _restorer(arguments) as restorer:
+        if is_nifti:
+            name = path.name[: -len(".nii.gz")] if path.name.lower().endswith(".gz") else path.stem
+            target = arguments.out / f"{name}-restored.nii"
+            modality = Modality(arguments.modality)
+            delivered = [restore_nifti(restorer, path, target, modality, arguments.mr_scale, progress=True)]
+            refusals: dict[str, int] = {}
+        else:
+            delivered, refusals = restore_all(restorer, path, arguments.out, progress=True)
+    _report(delivered, refusals, arguments)
+    return 0
+
+
+def _restorer(arguments: argparse.Namespace) -> Restorer:
+    if arguments.model is not None:
+        return LocalRestorer(arguments.model)
+    return RestorationClient(arguments.server or DEFAULT_SERVER, arguments.network)
+
+
+def _report(delivered: list[Delivered], refusals: dict[str, int], arguments: argparse.Namespace) -> None:
+    """Say what was written and what was left out."""
+    if arguments.json:
+        document = {
+            "restored": [{**item.facts(), "path": str(item.files[0].parent)} for item in delivered],
+            "refused": refusals,
+        }
+        sys.stdout.write(json.dumps(document) + "\n")
+        return
+    for item in delivered:
+        where = item.files[0] if len(item.files) == 1 else item.files[0].parent
+        sys.stdout.write(f"{item.modality}, {item.slices} slices, by {item.model}: {where}\n")
+        for warning in item.warnings:
+            sys.stdout.write(f"  warning: {warning}\n")
+    for reason, count in sorted(refusals.items()):
+        sys.stdout.write(f"not restored, {count} file{'s' if count > 1 else ''}: {reason}\n")

@@ -1,0 +1,92 @@
+"""Checkpoint folders: `model.safetensors` with the weights and `config.json` with what they are."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mira.errors import DataRejected
+from mira.storage import read_json, write_json
+from mira.tasks import Task
+from model.config import ModelConfig
+from model.network import MiraNet
+from model.restorer import Restorer
+
+UNIFIED = "unified"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What `config.json` says of the weights beside it.
+
+    Attributes:
+        network: `unified`, or the task of a single-task network.
+        size: name of the size.
+        tasks: the tasks it was trained on; it must not be asked for others.
+        model: shape of the network.
+        version: version of the code that trained it.
+        data_version: the pair store it was trained on.
+    """
+
+    network: str
+    size: str
+    tasks: tuple[Task, ...]
+    model: ModelConfig
+    version: str
+    data_version: str = field(default="")
+
+    @property
+    def served_name(self) -> str:
+        """Name of its model in Triton: `mira_net`, or `mira_net_ct`, `mira_net_pet`, `mira_net_mri`."""
+        from mira.tasks import TASKS
+
+        return "mira_net" if self.network == UNIFIED else f"mira_net_{TASKS[Task(self.network)].short}"
+
+
+def save_checkpoint(folder: Path, network: MiraNet, checkpoint: Checkpoint) -> None:
+    """Write weights and configuration into an existing folder; equal weights are equal bytes."""
+    from safetensors.torch import save_file
+
+    weights = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    save_file(weights, folder / "model.safetensors")
+    values: dict[str, Any] = asdict(checkpoint)
+    write_json(folder / "config.json", {**values, "tasks": [task.value for task in checkpoint.tasks]})
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Read what a checkpoint folder holds, without its weights.
+
+    Raises:
+        DataRejected: when the folder is not a complete checkpoint.
+    """
+    if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
+        raise DataRejected(f"{folder} is not a checkpoint: config.json or model.safetensors is missing. Train again.")
+    values = read_json(folder / "config.json")
+    try:
+        tasks = tuple(Task(task) for task in values.pop("tasks"))
+        return Checkpoint(tasks=tasks, model=ModelConfig.from_dict(values.pop("model")), **values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataRejected(f"{folder}/config.json cannot be read: {error}. Train again with this version.") from error
+
+
+def load_network(folder: Path) -> tuple[MiraNet, Checkpoint]:
+    """The network of a checkpoint folder on the CPU, in evaluation mode.
+
+    Raises:
+        DataRejected: when the folder is not a complete checkpoint or the weights do not fit its configuration.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    checkpoint = read_checkpoint(folder)
+    network = MiraNet(checkpoint.model)
+    try:
+        network.load_state_dict(load_file(folder / "model.safetensors"))
+    except (SafetensorError, RuntimeError) as error:
+        raise DataRejected(f"{folder}: the weights do not fit config.json ({error}). Train again.") from error
+    return network.eval(), checkpoint
+
+
+def load_restorer(folder: Path) -> tuple[Restorer, Checkpoint]:
+    """The served graph of a checkpoint folder on the CPU, in evaluation mode."""
+    network, checkpoint = load_network(folder)
+    return Restorer(network).eval(), checkpoint

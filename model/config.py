@@ -1,0 +1,68 @@
+"""Sizes of MIRA-Net: everything that decides the shapes of its weights."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mira.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of a network.
+
+    Attributes:
+        size: name of the size, or `custom`.
+        widths: channels of the four levels, finest first.
+        encoder_blocks: blocks of the four levels on the way down; the last level is the bottom.
+        decoder_blocks: blocks of the three finer levels on the way up, finest first.
+        expansion: channels inside a block as a multiple of its width.
+        guidance_width: channels of the guidance's first convolution; the next ones have twice and four times as many.
+        instruction_dim: length D of the instruction.
+        pathways: dense pathways of each block's output projection, mixed by the instruction; 1 for none.
+    """
+
+    size: str
+    widths: tuple[int, int, int, int]
+    encoder_blocks: tuple[int, int, int, int]
+    decoder_blocks: tuple[int, int, int]
+    expansion: int = 2
+    guidance_width: int = 16
+    instruction_dim: int = 32
+    pathways: int = 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values for `config.json`."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":
+        """From the values of `config.json`.
+
+        Raises:
+            ConfigurationError: when the values are not those of a network.
+        """
+        try:
+            fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+            return cls(**fields)
+        except TypeError as error:
+            raise ConfigurationError(
+                f"The network's configuration cannot be read: {error}. Use its own version."
+            ) from error
+
+
+SIZES: dict[str, ModelConfig] = {
+    "tiny": ModelConfig("tiny", (16, 32, 48, 64), (1, 1, 1, 2), (1, 1, 1), guidance_width=8),
+    "small": ModelConfig("small", (32, 64, 128, 192), (2, 2, 3, 4), (2, 2, 2), guidance_width=16, pathways=3),
+    "base": ModelConfig("base", (48, 96, 192, 320), (2, 3, 4, 6), (2, 3, 3), guidance_width=24, pathways=3),
+}
+
+
+def size_config(size: str) -> ModelConfig:
+    """The configuration of a named size.
+
+    Raises:
+        ConfigurationError: for an unknown name.
+    """
+    if size not in SIZES:
+        raise ConfigurationError(f"Unknown network size {size!r}. Use one of: {', '.join(SIZES)}.")
+    return SIZES[size]

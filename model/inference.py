@@ -1,0 +1,71 @@
+"""Restore whole volumes in process, slice by slice."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mira.tasks import Modality
+from model.restorer import Restorer
+
+
+@dataclass(frozen=True)
+class RestoredVolume:
+    """A restored volume and what the network estimated of each slice.
+
+    Attributes:
+        voxels: float32 [S, H, W] in the unit of the input.
+        modality_probability: float32 [S, 3], in the order of `Modality`.
+        degradation: float32 [S], 0 to 1.
+        instruction: float32 [S, D].
+    """
+
+    voxels: NDArray[np.float32]
+    modality_probability: NDArray[np.float32]
+    degradation: NDArray[np.float32]
+    instruction: NDArray[np.float32]
+
+
+def graph_inputs(
+    images: NDArray[np.float32], modality: Modality, mr_scale: float | None, instruction_dim: int
+) -> tuple[torch.Tensor, ...]:
+    """Inputs of the served graph for slices [B, H, W] that use the network's own instruction."""
+    count = len(images)
+    return (
+        torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32))[:, None],
+        torch.full((count, 1), modality.number, dtype=torch.int64),
+        torch.full((count, 1), float(mr_scale or 1.0)),
+        torch.zeros(count, instruction_dim),
+        torch.zeros(count, 1),
+    )
+
+
+@torch.inference_mode()
+def restore_volume(
+    restorer: Restorer,
+    voxels: NDArray[np.float32],
+    modality: Modality,
+    mr_scale: float | None = None,
+    batch_size: int = 4,
+) -> RestoredVolume:
+    """Restore a volume on the device of the restorer.
+
+    Args:
+        restorer: the served graph.
+        voxels: float32 [S, H, W] in HU, SUVbw or MR a.u., H and W from 32 up.
+        modality: modality of the volume.
+        mr_scale: robust scale of an MR volume.
+        batch_size: slices at once.
+    """
+    device = next(restorer.parameters()).device
+    dimension = restorer.network.config.instruction_dim
+    restorer.eval()
+    parts: list[list[NDArray[np.float32]]] = [[], [], [], []]
+    for start in range(0, len(voxels), batch_size):
+        inputs = graph_inputs(voxels[start : start + batch_size], modality, mr_scale, dimension)
+        outputs = restorer(*(tensor.to(device) for tensor in inputs))
+        for part, output in zip(parts, outputs, strict=True):
+            part.append(output.cpu().numpy())
+    restored, probability, degradation, instruction = (np.concatenate(part) for part in parts)
+    return RestoredVolume(restored[:, 0], probability, degradation[:, 0], instruction)

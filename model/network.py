@@ -1,0 +1,62 @@
+"""MIRA-Net: a four-level convolutional U-Net whose every block is modulated by an instruction."""
+
+from torch import Tensor, nn
+
+from model.blocks import Block, Down, Up
+from model.config import ModelConfig
+from model.guidance import Guidance, GuidanceModule
+
+
+class MiraNet(nn.Module):
+    """The network in its own units: feature maps of the input in, a residual of about unit size out.
+
+    Native units, ranges and the declared modality are the business of `model.restorer.Restorer`.
+    """
+
+    INPUT_CHANNELS = 2
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths = config.widths
+
+        def stage(level: int, count: int) -> nn.ModuleList:
+            return nn.ModuleList(
+                Block(widths[level], config.expansion, config.pathways, config.instruction_dim) for _ in range(count)
+            )
+
+        self.guidance = GuidanceModule(self.INPUT_CHANNELS, config.guidance_width, config.instruction_dim)
+        self.stem = nn.Conv2d(self.INPUT_CHANNELS, widths[0], 3, padding=1)
+        self.encoder = nn.ModuleList(stage(level, count) for level, count in enumerate(config.encoder_blocks))
+        self.down = nn.ModuleList(Down(widths[level], widths[level + 1]) for level in range(3))
+        self.up = nn.ModuleList(Up(widths[level + 1], widths[level]) for level in range(3))
+        self.decoder = nn.ModuleList(stage(level, count) for level, count in enumerate(config.decoder_blocks))
+        self.head = nn.Conv2d(widths[0], 1, 3, padding=1)
+        for parameter in self.head.parameters():
+            nn.init.zeros_(parameter)  # an untrained network returns its input
+
+    def restore(self, features: Tensor, instruction: Tensor) -> Tensor:
+        """Residual [B, 1, H, W] of feature maps [B, 2, H, W] under an instruction [B, D]."""
+        x = self.stem(features)
+        skips = []
+        for level, blocks in enumerate(self.encoder):
+            x = self._through(blocks, x, instruction)
+            if level < len(self.down):
+                skips.append(x)
+                x = self.down[level](x)
+        for level in reversed(range(len(self.up))):
+            x = self.up[level](x, skips[level])
+            x = self._through(self.decoder[level], x, instruction)
+        residual: Tensor = self.head(x)
+        return residual
+
+    @staticmethod
+    def _through(blocks: nn.Module, x: Tensor, instruction: Tensor) -> Tensor:
+        for block in blocks.children():
+            x = block(x, instruction)
+        return x
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Guidance]:
+        """Residual and guidance of feature maps, with the network's own instruction."""
+        guidance = self.guidance(features)
+        return self.restore(features, guidance.instruction), guidance

@@ -1,0 +1,73 @@
+"""The served graph: an image in native units in, the restored image in the same units out, with what was estimated."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mira.tasks import Modality
+from model import units
+from model.network import MiraNet
+
+
+class Restoration(NamedTuple):
+    """Outputs of the served graph, in the order of the ONNX file.
+
+    Attributes:
+        restored: float32 [B, 1, H, W], in the unit of the input.
+        modality_probability: float32 [B, 3], the network's own estimate, in the order of `Modality`.
+        degradation: float32 [B, 1], its own estimate, 0 (untouched) to 1 (the worst that was trained on).
+        instruction_used: float32 [B, D], the instruction that modulated the network.
+    """
+
+    restored: Tensor
+    modality_probability: Tensor
+    degradation: Tensor
+    instruction_used: Tensor
+
+
+class Restorer(nn.Module):
+    """MIRA-Net with its fixed physical normalisation.
+
+    Args:
+        network: the network.
+        half: compute inside the network in float16; inputs, outputs and the normalisation stay float32.
+    """
+
+    INPUTS = ("image", "modality", "mr_scale", "instruction", "instruction_weight")
+
+    def __init__(self, network: MiraNet, half: bool = False) -> None:
+        super().__init__()
+        self.network = network.half() if half else network
+        self.half_precision = half
+
+    def estimate(self, image: Tensor, modality: Tensor, mr_scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalised value, feature maps and one-hot modality of images in native units."""
+        selector = units.one_hot(modality)
+        value = units.normalise(image, selector, mr_scale)
+        return value, units.features(value, selector), selector
+
+    def forward(
+        self, image: Tensor, modality: Tensor, mr_scale: Tensor, instruction: Tensor, instruction_weight: Tensor
+    ) -> Restoration:
+        """Restore images.
+
+        Args:
+            image: float32 [B, 1, H, W] in HU, SUVbw or MR a.u.; H and W from 32 up.
+            modality: int64 [B, 1], index in `mira.tasks.Modality`.
+            mr_scale: float32 [B, 1], robust scale of the MR case; any positive number otherwise.
+            instruction: float32 [B, D], used as far as `instruction_weight` says.
+            instruction_weight: float32 [B, 1], 0: the network's own instruction, 1: the given one.
+        """
+        value, seen, selector = self.estimate(image, modality, mr_scale)
+        seen = seen.half() if self.half_precision else seen
+        guidance = self.network.guidance(seen)
+        own = guidance.instruction
+        used = own + instruction_weight.to(own.dtype) * (instruction.to(own.dtype) - own)
+        residual = self.network.restore(seen, used).float()
+        change = residual * units.residual_unit(value, selector) * units.trust(value, selector)
+        restored = image + change * units.native_range(selector, mr_scale)
+        is_ct = selector[:, Modality.CT.number, None, None, None] > 0
+        restored = torch.where(is_ct, restored, restored.clamp_min(0.0))
+        probability = torch.softmax(guidance.modality_logits.float(), dim=1)
+        return Restoration(restored, probability, guidance.degradation.float(), used.float())

@@ -1,0 +1,179 @@
+"""Train one network from pairs in memory, from one configuration, resumable at any time."""
+
+import logging
+import math
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+
+from mira.errors import ConfigurationError
+from model.callbacks import Curves, Progress, ResumePoint, Row, Sink
+from model.config import size_config
+from model.data import PairedVolume, PatchBatches, PatchDataModule
+from model.network import MiraNet
+from model.task import RestorationTask
+from model.validation import Sample
+
+RESUME_FILE = "last.ckpt"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of a training; `components.train.step.TrainConfig` explains each.
+
+    `total_steps` is that of the whole training: steps per task times the number of tasks.
+    """
+
+    size: str
+    total_steps: int
+    batch_size: int
+    patch_size: int
+    learning_rate: float
+    weight_decay: float
+    warmup_share: float
+    ema_decay: float
+    gradient_clip: float
+    indicator_weight: float
+    clean_share: float
+    seed: int
+    rounds: int
+    log_every: int
+    accelerator: str
+    precision: str
+    workers: int
+
+    @property
+    def steps_per_round(self) -> int:
+        """Steps between two validations and resume points."""
+        return math.ceil(self.total_steps / self.rounds)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training.
+
+    Attributes:
+        network: the network with averaged weights, on the CPU.
+        rows: losses and validation figures by step.
+        resumed_at: step that this process began at; 0 for a training in one go.
+        seconds: duration of this process' part.
+        images_per_second: patches per second of this process' part.
+        device: what it ran on.
+    """
+
+    network: MiraNet
+    rows: list[Row]
+    resumed_at: int
+    seconds: float
+    images_per_second: float
+    device: str
+
+
+def fit(
+    volumes: Sequence[PairedVolume],
+    samples: Sequence[Sample],
+    settings: Settings,
+    work: Path,
+    what: str = "train",
+    sink: Sink = lambda step, row: None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Trained:
+    """Train a network, going on from the resume point in `work` when there is one.
+
+    Weights, patches and their order depend on the seed alone; a resumed training takes the same steps as one that
+    was never interrupted.
+
+    Args:
+        volumes: training pairs.
+        samples: validation slices.
+        settings: settings.
+        work: folder of the resume point; it must belong to these settings and data.
+        what: label of the progress bar.
+        sink: told every row of figures with its step.
+        say: told lines of progress where there is no terminal.
+
+    Raises:
+        ConfigurationError: when no such device is here.
+    """
+    resume = work / RESUME_FILE
+    quiet()
+    # lightning's own seeding would seed the process; weights alone need it, patches have their own generators
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        network = channels_last(MiraNet(size_config(settings.size)))
+    task = RestorationTask(
+        network,
+        total_steps=settings.total_steps,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        warmup_steps=max(1, round(settings.warmup_share * settings.total_steps)),
+        ema_decay=settings.ema_decay,
+        indicator_weight=settings.indicator_weight,
+    )
+    batches = PatchBatches(volumes, settings.batch_size, settings.patch_size, settings.seed, settings.clean_share)
+    every = settings.steps_per_round
+    curves = Curves(settings.log_every, every, samples, sink)
+    trainer = _trainer(settings, work, [curves, ResumePoint(resume, every), Progress(what, say)])
+    begin = time.monotonic()
+    started = int(torch.load(resume, weights_only=True, mmap=True)["global_step"]) if resume.is_file() else 0
+    trainer.fit(
+        task,
+        datamodule=PatchDataModule(batches, settings.total_steps, settings.workers),
+        ckpt_path=resume if started else None,
+        weights_only=True,
+    )
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    seconds = time.monotonic() - begin
+    return Trained(
+        network=task.averaged_network.cpu().eval(),
+        rows=curves.rows,
+        resumed_at=started,
+        seconds=seconds,
+        images_per_second=(settings.total_steps - started) * settings.batch_size / seconds,
+        device=trainer.strategy.root_device.type,
+    )
+
+
+def _trainer(settings: Settings, work: Path, callbacks: list[pl.Callback]) -> pl.Trainer:
+    try:
+        return pl.Trainer(
+            default_root_dir=work,
+            accelerator=settings.accelerator,
+            devices=1,
+            precision=settings.precision,
+            max_steps=settings.total_steps,
+            gradient_clip_val=settings.gradient_clip,
+            callbacks=callbacks,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            limit_val_batches=0,
+        )
+    except (pl.utilities.exceptions.MisconfigurationException, ValueError) as error:
+        raise ConfigurationError(
+            f"accelerator {settings.accelerator!r} with precision {settings.precision!r} cannot be used here: {error}"
+        ) from error
+
+
+def channels_last(network: MiraNet) -> MiraNet:
+    """The network with its convolution weights in the memory order that is fastest on CPUs and tensor cores."""
+    for parameter in network.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return network
+
+
+def quiet() -> None:
+    """Keep lightning's tips and advertisements out of the logs of a step."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")

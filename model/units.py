@@ -1,0 +1,66 @@
+"""Fixed physical normalisation between native units (HU, SUVbw, MR a.u.) and the network's units.
+
+CT is (x + 1024) / 4095, PET x / 20, MR x / mr_scale (the AMIR convention; MR by the robust scale of its case). On top
+of this value the network sees a contrast map per modality, because soft tissue is a tenth of the CT range and most of
+PET lies near zero; and its residual has a unit per modality, so that one network output means a like effort
+everywhere: 20 HU, a tenth of an SUV near zero and more where uptake is high, 3 % of the MR scale.
+"""
+
+import torch
+from torch import Tensor
+
+from mira.tasks import Modality
+
+CT_OFFSET, CT_RANGE = 1024.0, 4095.0
+PET_RANGE = 20.0
+# Per modality in the order of `Modality` (CT, PET, MR), in normalised units: the network restores fully between the
+# limits, and fades out over `FADE` beyond them, where the input passes through untouched.
+LOW = (-0.1, -0.05, -0.05)
+HIGH = (1.0, 1.5, 2.0)
+FADE = 0.1
+# Error that counts as one in the training loss, near the spread of the degradations: 20 HU, 0.2 SUV, 3 % of MR scale.
+LOSS_UNIT = (20.0 / CT_RANGE, 0.2 / PET_RANGE, 0.03)
+
+
+def one_hot(modality: Tensor) -> Tensor:
+    """Modality indices int64 [B, 1] as float32 [B, 3]."""
+    return (modality == torch.arange(len(Modality), device=modality.device)).float()
+
+
+def choose(selector: Tensor, values: tuple[float, ...]) -> Tensor:
+    """The value of each image's modality, as [B, 1, 1, 1]."""
+    return (selector * torch.tensor(values, device=selector.device)).sum(dim=1)[:, None, None, None]
+
+
+def normalise(image: Tensor, selector: Tensor, mr_scale: Tensor) -> Tensor:
+    """Native units [B, 1, H, W] to normalised units, unclipped."""
+    return (image + choose(selector, (CT_OFFSET, 0.0, 0.0))) / native_range(selector, mr_scale)
+
+
+def native_range(selector: Tensor, mr_scale: Tensor) -> Tensor:
+    """How many native units are one normalised unit, as [B, 1, 1, 1]."""
+    fixed = choose(selector, (CT_RANGE, PET_RANGE, 0.0))
+    return fixed + (selector[:, Modality.MR.number :] * mr_scale)[:, :, None, None]
+
+
+def trust(value: Tensor, selector: Tensor) -> Tensor:
+    """1 inside the range that the network restores, fading to 0 outside it."""
+    below = (value - choose(selector, LOW)) / FADE + 1
+    above = (choose(selector, HIGH) - value) / FADE + 1
+    return torch.minimum(below, above).clamp(0.0, 1.0)
+
+
+def features(value: Tensor, selector: Tensor) -> Tensor:
+    """What the network sees, [B, 2, H, W]: the clipped value and the contrast map of its modality."""
+    value = torch.maximum(torch.minimum(value, choose(selector, HIGH) + FADE), choose(selector, LOW) - FADE)
+    soft_tissue = torch.tanh((value * CT_RANGE - CT_OFFSET - 40) / 200)
+    root = torch.sqrt(value.clamp_min(0.0) + 1e-3)
+    contrast = torch.where(selector[:, 0, None, None, None] > 0, soft_tissue, 2 * root)
+    return torch.cat([value, contrast], dim=1)
+
+
+def residual_unit(value: Tensor, selector: Tensor) -> Tensor:
+    """What a network output of one is worth, in normalised units."""
+    pet = 0.1 / PET_RANGE + 0.2 * value.clamp(0.0, HIGH[Modality.PET.number])
+    fixed = choose(selector, (LOSS_UNIT[0], 0.0, LOSS_UNIT[2]))
+    return fixed + selector[:, Modality.PET.number, None, None, None] * pet

@@ -1,0 +1,89 @@
+"""Validation while training: PSNR of a few whole slices, beside that of their degraded input.
+
+A quick figure for curves, in the windows of the `amir` convention; the evaluate step measures with named profiles.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mira.tasks import TASKS, Task
+from model.data import PairedVolume, pad_to
+from model.inference import restore_volume
+from model.restorer import Restorer
+
+WINDOWS = {
+    Task.CT_DENOISING: (-160.0, 240.0),
+    Task.PET_SYNTHESIS: (0.0, 20.0),
+    Task.MRI_SUPER_RESOLUTION: (0.0, 4095.0),
+}
+MINIMUM_SIDE = 32
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A validation slice; arrays [H, W] in native units."""
+
+    task: Task
+    name: str
+    mr_scale: float
+    degraded: NDArray[np.float32]
+    reference: NDArray[np.float32]
+
+
+def choose_samples(volumes: Sequence[PairedVolume], per_task: int) -> list[Sample]:
+    """Slices from the middle halves of volumes, spread over the volumes of each task."""
+    samples = []
+    for task in Task:
+        own = [volume for volume in volumes if volume.task is task]
+        count = min(per_task, sum(len(volume.reference) for volume in own))
+        for number in range(count):
+            volume = own[number * len(own) // count] if count <= len(own) else own[number % len(own)]
+            depth = len(volume.reference)
+            index = int(depth * (0.3 + 0.4 * (number + 0.5) / count))
+            degraded, reference = (
+                pad_to(np.asarray(voxels[index], np.float32), MINIMUM_SIDE)
+                for voxels in (volume.degraded, volume.reference)
+            )
+            samples.append(Sample(task, volume.name, volume.mr_scale, degraded, reference))
+    return samples
+
+
+def psnr(test: NDArray[np.float32], reference: NDArray[np.float32], task: Task) -> float | None:
+    """PSNR in dB of a slice clipped to its task's window; the range is max - min of the reference.
+
+    Returns:
+        None where the reference is flat or the images are equal, since the figure is not defined there.
+    """
+    low, high = WINDOWS[task]
+    test, reference = test.clip(low, high), reference.clip(low, high)
+    span = float(reference.max() - reference.min())
+    error = float(np.mean((test.astype(np.float64) - reference) ** 2))
+    return None if span == 0 or error == 0 else 10 * float(np.log10(span * span / error))
+
+
+def restore_samples(restorer: Restorer, samples: Sequence[Sample]) -> list[NDArray[np.float32]]:
+    """The restored slices [H, W]."""
+    return [
+        restore_volume(restorer, sample.degraded[None], TASKS[sample.task].modality, sample.mr_scale).voxels[0]
+        for sample in samples
+    ]
+
+
+def validate(restorer: Restorer, samples: Sequence[Sample]) -> dict[str, float]:
+    """Mean `psnr`, `input_psnr` and `gain_db` of each task, as `gain_db/ct-denoising`."""
+    figures: dict[str, float] = {}
+    restored = restore_samples(restorer, samples)
+    for task in Task:
+        rows = [
+            (psnr(image, sample.reference, task), psnr(sample.degraded, sample.reference, task))
+            for sample, image in zip(samples, restored, strict=True)
+            if sample.task is task
+        ]
+        defined = [(after, before) for after, before in rows if after is not None and before is not None]
+        if defined:
+            after, before = (float(np.mean(column)) for column in zip(*defined, strict=True))
+            figures |= {f"psnr/{task}": after, f"input_psnr/{task}": before, f"gain_db/{task}": after - before}
+    return figures

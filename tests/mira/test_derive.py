@@ -1,0 +1,200 @@
+"""Derived series: what is kept, what is new, what is gone, and that no value is lost to rounding."""
+
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+from mira.dicom.derive import restored_by, simulated_by, write_derived
+from mira.dicom.reasons import Reason, Refused
+from mira.dicom.stored import encode
+from mira.dicom.volume import read_series
+from mira.errors import DataRejected
+from mira.tasks import Unit
+from tests.mira.dicom_synthetic import make_header, pixels, write
+
+SIZE = (40, 36)
+PURPOSE = restored_by("mira_net", "4")
+
+
+def source_of(folder, modality="CT", slices=4, **changes):
+    stored = [pixels(number, SIZE) for number in range(slices)]
+    return read_series(write(folder, [make_header(modality, n, stored[n], **changes) for n in range(slices)]))
+
+
+def decode(path, suv_factor=1.0):
+    dataset = dcmread(path)
+    slope, intercept = float(dataset.get("RescaleSlope", 1)), float(dataset.get("RescaleIntercept", 0))
+    return (dataset.pixel_array * slope + intercept) * suv_factor
+
+
+@pytest.mark.parametrize("modality", ["CT", "PT", "MR"])
+def test_identity_facts_of_a_derived_slice(tmp_path, modality):
+    source = source_of(tmp_path / "in", modality, WindowCenter=40, WindowWidth=400, SeriesDescription="Thorax 5.0")
+    files = write_derived(source, source.volume.voxels, tmp_path / "out", PURPOSE)
+    before, after = source.headers[2], dcmread(files[2])
+    for keyword in (
+        "SOPClassUID", "StudyInstanceUID", "FrameOfReferenceUID", "PatientID", "PatientName", "PixelSpacing",
+        "Modality", "ImagePositionPatient", "ImageOrientationPatient", "InstanceNumber", "WindowCenter", "WindowWidth",
+        "SeriesTime",
+    ):  # fmt: skip
+        assert after[keyword].value == before[keyword].value, keyword
+    assert after.SeriesInstanceUID != before.SeriesInstanceUID
+    assert after.SOPInstanceUID != before.SOPInstanceUID
+    assert after.file_meta.MediaStorageSOPInstanceUID == after.SOPInstanceUID
+    assert after.ImageType[0] == "DERIVED"
+    assert after.SourceImageSequence[0].ReferencedSOPInstanceUID == before.SOPInstanceUID
+    assert after.SourceImageSequence[0].SpatialLocationsPreserved == "YES"
+    assert after.DerivationCodeSequence[0].CodeValue == "RESTORED"
+    equipment = after.ContributingEquipmentSequence[-1]
+    assert (equipment.ManufacturerModelName, equipment.SoftwareVersions[0]) == ("mira_net", "4")
+    assert equipment.PurposeOfReferenceCodeSequence[0].CodeValue == "109102"
+    assert after.SeriesDescription == "Thorax 5.0 (MIRA-Net, research use)"
+    assert len({dcmread(path).SeriesInstanceUID for path in files}) == 1
+    assert len({dcmread(path).SOPInstanceUID for path in files}) == len(files)
+
+
+def test_stale_and_private_attributes_are_gone_and_the_source_is_untouched(tmp_path):
+    private = Dataset()
+    private.CodeMeaning = "x"
+    private.add_new(0x00291010, "LO", "vendor")
+    source = source_of(
+        tmp_path / "in",
+        SmallestImagePixelValue=1,
+        PixelPaddingValue=-2000,
+        LossyImageCompression="01",
+        LossyImageCompressionRatio=9,
+        ProcedureCodeSequence=[private],
+    )
+    for header in source.headers:
+        header.add_new(0x00291011, "LO", "vendor")
+        header.add_new(0x60003000, "OW", b"\0\0")
+    written = dcmread(write_derived(source, source.volume.voxels, tmp_path / "out", PURPOSE)[0])
+    for keyword in ("SmallestImagePixelValue", "PixelPaddingValue"):
+        assert keyword not in written
+    assert 0x60003000 not in written
+    assert not [element for element in written.iterall() if element.tag.is_private]
+    assert (written.LossyImageCompression, written.LossyImageCompressionRatio) == ("01", 9)
+    assert 0x00291011 in source.headers[0]
+    assert 0x00291010 in source.headers[0].ProcedureCodeSequence[0]
+    assert "RescaleSlope" in source.headers[0]
+
+
+def test_ct_keeps_integers_exactly_and_fractions_to_a_sixteenth_of_a_hu(tmp_path):
+    source = source_of(tmp_path / "in")
+    files = write_derived(source, source.volume.voxels, tmp_path / "same", PURPOSE)
+    np.testing.assert_array_equal(np.stack([decode(path) for path in files]), source.volume.voxels)
+    shifted = source.volume.voxels + np.random.default_rng(0).uniform(0, 1, source.volume.voxels.shape).astype(
+        np.float32
+    )
+    files = write_derived(source, shifted, tmp_path / "shifted", PURPOSE)
+    assert np.abs(np.stack([decode(path) for path in files]) - shifted).max() <= 0.0625
+    assert len({dcmread(path).RescaleSlope for path in files}) == 1
+
+
+def test_ct_of_an_extreme_range_takes_a_coarser_slope(tmp_path):
+    source = source_of(tmp_path / "in")
+    voxels = source.volume.voxels.copy()
+    voxels[1, 5, 5] = 30000.5
+    files = write_derived(source, voxels, tmp_path / "out", PURPOSE)
+    slope = float(dcmread(files[0]).RescaleSlope)
+    assert slope == 0.5
+    assert np.abs(np.stack([decode(path) for path in files]) - voxels).max() <= slope / 2
+
+
+def test_pet_goes_back_to_becquerel_with_a_slope_per_slice(tmp_path):
+    source = source_of(tmp_path / "in", "PT")
+    assert source.unit is Unit.SUVBW
+    voxels = source.volume.voxels * np.array([1, 0.001, 0, 30], np.float32)[:, None, None]
+    files = write_derived(source, voxels, tmp_path / "out", PURPOSE)
+    again = np.stack([decode(path, source.suv_factor) for path in files])
+    for plane, expected in zip(again, voxels, strict=True):
+        assert np.abs(plane - expected).max() <= max(expected.max() / 65000, 1e-12)
+    assert all(float(dcmread(path).RescaleIntercept) == 0 for path in files)
+    assert all(dcmread(path).Units == "BQML" for path in files)
+    slopes = [float(dcmread(path).RescaleSlope) for path in files]
+    assert len(set(slopes)) == 4
+
+
+def test_mr_stays_on_its_own_integer_scale(tmp_path):
+    source = source_of(tmp_path / "in", "MR")
+    files = write_derived(source, source.volume.voxels + np.float32(0.3), tmp_path / "out", PURPOSE)
+    assert all("RescaleSlope" not in dcmread(path) for path in files)
+    assert np.abs(np.stack([decode(path) for path in files]) - source.volume.voxels).max() < 1e-6
+
+
+def test_mr_of_a_coarse_scale_gets_a_rescale_instead_of_losing_detail(tmp_path):
+    source = source_of(tmp_path / "in", "MR", RescaleSlope=0.01, RescaleIntercept=0)
+    files = write_derived(source, source.volume.voxels, tmp_path / "out", PURPOSE)
+    error = np.abs(np.stack([decode(path) for path in files]) - source.volume.voxels).max()
+    assert error < 0.001
+    assert all(stored.slope is not None for stored in encode(source, source.volume.voxels))
+
+
+def test_negative_values_survive(tmp_path):
+    for modality in ("PT", "MR"):
+        source = source_of(tmp_path / modality, modality)
+        voxels = source.volume.voxels - source.volume.voxels.mean()
+        files = write_derived(source, voxels, tmp_path / f"out-{modality}", PURPOSE)
+        again = np.stack([decode(path, source.suv_factor) for path in files])
+        assert np.abs(again - voxels).max() <= max(0.5, 2 * np.abs(voxels).max() / 65000)
+
+
+def test_restored_series_is_recognised_and_a_simulated_one_can_be_read(tmp_path):
+    source = source_of(tmp_path / "in")
+    restored = write_derived(source, source.volume.voxels, tmp_path / "restored", PURPOSE)
+    with pytest.raises(Refused) as caught:
+        read_series(restored)
+    assert caught.value.reason is Reason.ALREADY_RESTORED
+    simulated = write_derived(source, source.volume.voxels, tmp_path / "low", simulated_by("ct-noise 1", "dose 0.1"))
+    back = read_series(simulated)
+    np.testing.assert_array_equal(back.volume.voxels, source.volume.voxels)
+    np.testing.assert_array_equal(back.volume.affine, source.volume.affine)
+
+
+@pytest.mark.parametrize("fault", ["shape", "nan", "exists"])
+def test_nothing_is_written_when_something_is_wrong(tmp_path, fault):
+    source, out = source_of(tmp_path / "in"), tmp_path / "out"
+    voxels = source.volume.voxels.copy()
+    if fault == "shape":
+        voxels = voxels[1:]
+    elif fault == "nan":
+        voxels[0, 0, 0] = np.nan
+    else:
+        out.mkdir()
+    with pytest.raises(DataRejected):
+        write_derived(source, voxels, out, PURPOSE)
+    assert not list(out.glob("*"))
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == []
+
+
+def test_long_descriptions_stay_within_their_type(tmp_path):
+    source = source_of(tmp_path / "in", SeriesDescription="x" * 64, DerivationDescription="y" * 1024)
+    written = dcmread(write_derived(source, source.volume.voxels, tmp_path / "out", PURPOSE)[0])
+    assert len(written.SeriesDescription) <= 64
+    assert written.SeriesDescription.endswith("(MIRA-Net, research use)")
+    assert len(written.DerivationDescription) <= 1024
+    assert "MIRA-Net" in written.DerivationDescription
+
+
+def test_repeated_instance_numbers_become_slice_order(tmp_path):
+    source = source_of(tmp_path / "in", InstanceNumber=7)
+    files = write_derived(source, source.volume.voxels, tmp_path / "out", PURPOSE)
+    assert [dcmread(path).InstanceNumber for path in files] == [1, 2, 3, 4]
+
+
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy is not installed (Debian: dicom3tools)")
+@pytest.mark.parametrize("modality", ["CT", "PT", "MR"])
+def test_dciodvfy_finds_no_error_that_the_source_has_not(tmp_path, modality):
+    source = source_of(tmp_path / "in", modality)
+    files = write_derived(source, source.volume.voxels, tmp_path / "out", PURPOSE)
+
+    def errors(path):
+        done = subprocess.run(["dciodvfy", "-new", str(path)], capture_output=True, text=True, check=False)
+        return {line for line in (done.stdout + done.stderr).splitlines() if line.startswith("Error")}
+
+    for before, after in zip(source.files, files, strict=True):
+        assert errors(after) - errors(before) == set()

@@ -1,0 +1,105 @@
+"""The local runner, on small pipelines of its own: results, errors with exit codes, re-use, killed runs."""
+
+from pathlib import Path
+
+import pytest
+from kfp import compiler, dsl
+
+from pipelines.local import Event, StepFailed, run_pipeline
+
+
+@dsl.component(base_image="python", install_kfp_package=False)
+def make(text: str, log: str, out: dsl.Output[dsl.Artifact]) -> bool:
+    from pathlib import Path
+
+    from components.command import announce
+
+    announce("half way")
+    Path(out.path).write_text(text)
+    with Path(log).open("a") as stream:
+        stream.write("made\n")
+    return text == "good"
+
+
+@dsl.component(base_image="python", install_kfp_package=False)
+def judge(made: dsl.Input[dsl.Artifact], fail_with: str) -> str:
+    from pathlib import Path
+
+    from components.command import reported
+    from mira.errors import DataRejected
+
+    with reported("judge"):
+        if fail_with == "rejected":
+            raise DataRejected("no case is left. Lower the minimum.")
+        if fail_with == "bug":
+            raise ZeroDivisionError
+        if fail_with == "full":
+            raise OSError(28, "No space left on device")
+    return Path(made.path).read_text()
+
+
+@dsl.component(base_image="python", install_kfp_package=False)
+def refuse() -> str:
+    return "refused"
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    @dsl.pipeline(name="small")
+    def small(text: str, log: str, fail_with: str = "") -> str:
+        made = make(text=text, log=log)
+        with dsl.If(made.outputs["Output"] == True):  # noqa: E712
+            judged = judge(made=made.outputs["out"], fail_with=fail_with)
+        with dsl.Else():
+            refused = refuse()
+        return dsl.OneOf(judged.output, refused.output)
+
+    path = tmp_path_factory.mktemp("compiled") / "small.yaml"
+    compiler.Compiler().compile(small, str(path))
+    return path
+
+
+def run(compiled: Path, folder: Path, **arguments: str) -> tuple[str, list[Event]]:
+    events: list[Event] = []
+    values = {"log": str(folder / "made.log"), **arguments}
+    return run_pipeline(compiled, values, folder / "kfp", folder / "run.log", events.append), events
+
+
+def test_both_branches_and_the_events(compiled: Path, tmp_path: Path) -> None:
+    output, events = run(compiled, tmp_path, text="good")
+    assert output == "good"
+    assert [(e.kind, e.step) for e in events] == [
+        ("started", "make"),
+        ("progress", ""),
+        ("ended", "make"),
+        ("started", "judge"),
+        ("ended", "judge"),
+    ]
+    assert events[1].text == "half way"
+    assert run(compiled, tmp_path, text="bad")[0] == "refused"
+
+
+def test_the_error_of_a_step_comes_through_with_its_exit_code(compiled: Path, tmp_path: Path) -> None:
+    with pytest.raises(StepFailed, match=r"judge: no case is left\. Lower the minimum\.") as caught:
+        run(compiled, tmp_path, text="good", fail_with="rejected")
+    assert caught.value.exit_code == 3
+    with pytest.raises(StepFailed, match="No space left on the disk"):
+        run(compiled, tmp_path, text="good", fail_with="full")
+
+
+def test_a_bug_points_to_the_log(compiled: Path, tmp_path: Path) -> None:
+    with pytest.raises(StepFailed, match="step judge failed") as caught:
+        run(compiled, tmp_path, text="good", fail_with="bug")
+    assert caught.value.exit_code == 1
+    assert "ZeroDivisionError" in (tmp_path / "run.log").read_text()
+
+
+def test_the_next_run_carries_on_and_a_change_runs_again(compiled: Path, tmp_path: Path) -> None:
+    with pytest.raises(StepFailed):
+        run(compiled, tmp_path, text="good", fail_with="rejected")
+    output, events = run(compiled, tmp_path, text="good")
+    assert output == "good"
+    assert "make" not in [event.step for event in events]
+    assert (tmp_path / "made.log").read_text() == "made\n"
+    run(compiled, tmp_path, text="bad")
+    assert (tmp_path / "made.log").read_text() == "made\nmade\n"

@@ -1,0 +1,110 @@
+"""The python backend's model.py, without Triton: its own checks, grouping and splitting."""
+
+import importlib.util
+import json
+import sys
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from components.promote.paths import ServingPaths
+from tests.triton.tiny_network import D, tiny_network
+
+
+class Tensor:
+    def __init__(self, name, array):
+        self.name, self.array = name, array
+
+    def as_numpy(self):
+        return self.array
+
+
+class TritonError:
+    INVALID_ARG, INTERNAL = "invalid", "internal"
+
+    def __init__(self, text, code):
+        self.text, self.code = text, code
+
+
+class Response:
+    def __init__(self, output_tensors, error=None):
+        self.outputs, self.error = {t.name: t.array for t in output_tensors}, error
+
+
+@pytest.fixture
+def backend(tmp_path, monkeypatch):
+    """model.py initialised with ONNX Runtime, on a stand-in of Triton's module."""
+    utils = ModuleType("triton_python_backend_utils")
+    utils.Tensor, utils.TritonError, utils.InferenceResponse = Tensor, TritonError, Response
+    utils.get_input_tensor_by_name = lambda request, name: Tensor(name, request[name])
+    utils.Logger = type("Logger", (), {"log_info": staticmethod(print), "log_warn": staticmethod(print)})
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", utils)
+    spec = importlib.util.spec_from_file_location("served_model", ServingPaths().templates / "model.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    tiny_network(tmp_path / "1" / "model.onnx")
+    parameters = {"engine": "onnxruntime", "precision": "f32", "threads": "1", "modalities": "CT,PET"}
+    config = {"max_batch_size": 8, "parameters": {k: {"string_value": v} for k, v in parameters.items()}}
+    model = module.TritonPythonModel()
+    names = {"model_config": json.dumps(config), "model_repository": str(tmp_path), "model_version": "1"}
+    model.initialize(names | {"model_name": "mira_net"})
+    return model
+
+
+def request(slices=1, size=(40, 48), seed=0, **changes):
+    generator = np.random.default_rng(seed)
+    arrays = {
+        "image": generator.normal(0, 100, (slices, 1, *size)).astype(np.float32),
+        "modality": np.zeros((slices, 1), np.int64),
+        "mr_scale": np.ones((slices, 1), np.float32),
+        "instruction": np.zeros((slices, D), np.float32),
+        "instruction_weight": np.zeros((slices, 1), np.float32),
+    }
+    return arrays | changes
+
+
+def test_mixed_sizes_in_one_execution_give_what_each_gives_alone(backend):
+    requests = [request(3, seed=1), request(2, (33, 70), seed=2), request(7, seed=3), request(1, (33, 70), seed=4)]
+    executions = []
+    run = backend.run
+    backend.run = lambda inputs: executions.append(len(inputs["image"])) or run(inputs)
+    together = backend.execute(requests)
+    assert sorted(executions) == [3, 3, 7]
+    backend.run = run
+    for one, response in zip(requests, together, strict=True):
+        alone = backend.execute([one])[0]
+        assert response.error is None
+        for name, array in alone.outputs.items():
+            np.testing.assert_allclose(response.outputs[name], array, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"image": np.zeros((1, 1, 31, 64), np.float32)}, "smallest side is 32"),
+        ({"image": np.full((1, 1, 40, 48), np.nan, np.float32)}, "NaN or infinite"),
+        ({"image": np.full((1, 1, 40, 48), -np.inf, np.float32)}, "NaN or infinite"),
+        ({"image": np.zeros((1, 3, 40, 48), np.float32)}, r"\[slices, 1, rows, columns\]"),
+        ({"modality": np.full((1, 1), 2)}, r"send 0 \(CT\), 1 \(PET\)"),
+        ({"modality": np.full((1, 1), -1)}, "not one that this network restores"),
+        ({"instruction_weight": np.full((1, 1), 1.5, np.float32)}, "between 0"),
+        ({"instruction": np.full((1, D), np.inf, np.float32)}, "instruction holds"),
+    ],
+)
+def test_a_wrong_request_is_refused_and_its_neighbours_are_served(backend, changes, words):
+    good = request(seed=5)
+    responses = backend.execute([request(**changes), good])
+    assert responses[0].error.code == "invalid"
+    assert __import__("re").search(words, responses[0].error.text)
+    assert responses[1].error is None
+    assert responses[1].outputs["restored"].shape == good["image"].shape
+
+
+def test_an_engine_that_fails_is_an_error_and_not_a_crash(backend):
+    def fail(inputs):
+        raise RuntimeError("out of memory")
+
+    backend.run = fail
+    response = backend.execute([request()])[0]
+    assert (response.error.code, "out of memory" in response.error.text) == ("internal", True)

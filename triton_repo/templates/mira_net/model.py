@@ -1,0 +1,153 @@
+"""MIRA-Net behind Triton's python backend: checks each request, groups slices of one size, runs model.onnx.
+
+This file is the project's own; promotion copies it beside the network, and a run never produces one. It needs only
+numpy and one of OpenVINO (default) and ONNX Runtime (fallback and reference).
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils  # type: ignore[import-not-found]
+
+MODALITIES = ("CT", "PET", "MR")
+SMALLEST_SIDE = 32
+INPUTS = ("image", "modality", "mr_scale", "instruction", "instruction_weight")
+OUTPUTS = ("restored", "modality_probability", "degradation", "instruction_used")
+
+Arrays = dict[str, np.ndarray]
+
+
+class InvalidRequestError(ValueError):
+    """The request is wrong; the text says what to do."""
+
+
+def check(inputs: Arrays, trained: list[int], largest_batch: int) -> None:
+    """Raise InvalidRequestError unless a request can be restored faithfully.
+
+    Args:
+        inputs: the request's arrays by name, with the batch in front.
+        trained: modality indices that this network was trained on.
+        largest_batch: slices in one execution at most.
+    """
+    image = inputs["image"]
+    if image.ndim != 4 or image.shape[1] != 1 or not 1 <= image.shape[0] <= largest_batch:
+        raise InvalidRequestError(
+            f"image has shape {list(image.shape)}; send [slices, 1, rows, columns] with 1 to {largest_batch} slices."
+        )
+    if min(image.shape[2:]) < SMALLEST_SIDE:
+        raise InvalidRequestError(
+            f"image is {image.shape[2]} by {image.shape[3]} pixels; the smallest side is {SMALLEST_SIDE}. "
+            "Pad the slice, or send the whole slice instead of a crop."
+        )
+    if not np.isfinite(image).all():
+        raise InvalidRequestError("image holds NaN or infinite values; replace them before sending.")
+    modality = inputs["modality"].reshape(-1)
+    unknown = sorted(set(modality.tolist()) - set(trained))
+    if unknown:
+        allowed = ", ".join(f"{index} ({MODALITIES[index]})" for index in trained)
+        raise InvalidRequestError(f"modality {unknown[0]} is not one that this network restores; send {allowed}.")
+    scale = inputs["mr_scale"].reshape(-1)[modality == MODALITIES.index("MR")]
+    if not (np.isfinite(scale).all() and (scale > 0).all()):
+        raise InvalidRequestError("mr_scale must be a positive number for MR: the robust maximum of the volume.")
+    weight = inputs["instruction_weight"]
+    if not (np.isfinite(weight).all() and (weight >= 0).all() and (weight <= 1).all()):
+        raise InvalidRequestError("instruction_weight must lie between 0 (the network's own) and 1 (the given one).")
+    if not np.isfinite(inputs["instruction"]).all():
+        raise InvalidRequestError("instruction holds NaN or infinite values; send zeros with instruction_weight 0.")
+
+
+def openvino_engine(path: Path, threads: int, precision: str) -> Callable[[Arrays], Arrays]:
+    """Compile the network with OpenVINO; the precision is given, since its default is bf16 on some CPUs."""
+    import openvino
+
+    core = openvino.Core()
+    options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+    request = core.compile_model(core.read_model(path), "CPU", options).create_infer_request()
+
+    def run(inputs: Arrays) -> Arrays:
+        results = request.infer(inputs)
+        return {name: np.array(results[name]) for name in OUTPUTS}
+
+    return run
+
+
+def onnxruntime_engine(path: Path, threads: int) -> Callable[[Arrays], Arrays]:
+    """Load the network with ONNX Runtime in f32, without spinning threads: other models share the machine."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda inputs: dict(zip(OUTPUTS, session.run(list(OUTPUTS), inputs), strict=True))
+
+
+class TritonPythonModel:
+    """One instance of one version of one network."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the version's network with the engine that configs/cpu.pbtxt names."""
+        config = json.loads(args["model_config"])
+        given = {key: value["string_value"] for key, value in config.get("parameters", {}).items()}
+        folder = Path(args["model_repository"]) / args["model_version"]
+        self.trained = sorted(MODALITIES.index(name) for name in given["modalities"].split(","))
+        self.largest_batch = max(1, int(config["max_batch_size"]))
+        engine, precision, threads = given["engine"], given["precision"], int(given["threads"])
+        if engine == "openvino":
+            try:
+                self.run = openvino_engine(folder / "model.onnx", threads, precision)
+            except ImportError:
+                pb_utils.Logger.log_warn("OpenVINO is not installed: ONNX Runtime serves instead, in f32.")
+                engine = "onnxruntime"
+        if engine == "onnxruntime":
+            self.run = onnxruntime_engine(folder / "model.onnx", threads)
+        elif engine != "openvino":
+            raise ValueError(f"parameter engine is {engine!r}; use openvino or onnxruntime.")
+        pb_utils.Logger.log_info(f"{args['model_name']} version {args['model_version']}: {engine}, {threads} threads")
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Answer each request; slices of one size, of whichever requests, go through the network together."""
+        inputs: list[Arrays] = []
+        responses: list[Any] = [None] * len(requests)
+        groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for index, request in enumerate(requests):
+            arrays = {name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in INPUTS}
+            inputs.append(arrays)
+            try:
+                check(arrays, self.trained, self.largest_batch)
+            except InvalidRequestError as error:
+                responses[index] = self._refuse(str(error), pb_utils.TritonError.INVALID_ARG)
+            else:
+                groups[arrays["image"].shape[2:]].append(index)
+        for members in groups.values():
+            self._restore(members, inputs, responses)
+        return responses
+
+    def _restore(self, members: list[int], inputs: list[Arrays], responses: list[Any]) -> None:
+        """Run requests of one slice size, filling executions up to the largest batch, and split the results."""
+        batches: list[list[int]] = [[]]
+        for index in members:
+            if sum(len(inputs[i]["image"]) for i in [*batches[-1], index]) > self.largest_batch:
+                batches.append([])
+            batches[-1].append(index)
+        for batch in batches:
+            try:
+                results = self.run({name: np.concatenate([inputs[i][name] for i in batch]) for name in INPUTS})
+            except Exception as error:  # an engine's own exceptions have no common base; the caller gets the text
+                for index in batch:
+                    responses[index] = self._refuse(f"the network failed: {error}", pb_utils.TritonError.INTERNAL)
+                continue
+            start = 0
+            for index in batch:
+                stop = start + len(inputs[index]["image"])
+                tensors = [pb_utils.Tensor(name, np.ascontiguousarray(results[name][start:stop])) for name in OUTPUTS]
+                responses[index] = pb_utils.InferenceResponse(output_tensors=tensors)
+                start = stop
+
+    @staticmethod
+    def _refuse(text: str, code: Any) -> Any:
+        return pb_utils.InferenceResponse(output_tensors=[], error=pb_utils.TritonError(text, code))
