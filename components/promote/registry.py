@@ -27,16 +27,11 @@ def champion(uri: str) -> int | None:
     """
     if uri == OFF:
         return None
-    from mlflow.exceptions import RestException
-
     client, missing = _client(uri)
     try:
         return int(client.get_model_version_by_alias(REGISTERED_MODEL, CHAMPION).version)
     except missing as error:
-        if isinstance(error, RestException) or getattr(error, "error_code", "") in (
-            "RESOURCE_DOES_NOT_EXIST",
-            "INVALID_PARAMETER_VALUE",
-        ):
+        if getattr(error, "error_code", "") in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
         raise ServingFailed(f"MLflow cannot be asked for the champion: {_reason(error)}") from error
 

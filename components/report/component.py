@@ -50,8 +50,15 @@ def report(
     from components.report.step import report as run
 
     inputs = {
-        "cases": cases, "validation": validation, "pairs": pairs, "evaluation": evaluation, "decision": decision,
-        "version": version, "exported": exported, "promotion": promotion, "restore": restoration,
+        "cases": cases,
+        "validation": validation,
+        "pairs": pairs,
+        "evaluation": evaluation,
+        "decision": decision,
+        "version": version,
+        "exported": exported,
+        "promotion": promotion,
+        "restore": restoration,
     }
     parts = {name: Path(artifact.path) for name, artifact in inputs.items() if artifact is not None}
     for folder in sorted(Path(networks.path).iterdir()):

@@ -15,7 +15,8 @@ from mira.errors import ConfigurationError, DataRejected
 from mira.progress import track
 from mira.tasks import Modality
 
-SMALLEST_SIDE = 32
+SERVED_SIDE = 32  # the smallest that the network takes; smaller slices are padded and cropped again
+SMALLEST_SIDE = 16
 IN_FLIGHT = 4
 LARGEST_REQUEST = 64 * 2**20  # bytes of one image tensor; a batch of eight 1024 x 1024 slices is 32 MiB
 
@@ -105,11 +106,12 @@ class Restorer:
             probes = self._run(volume[probe_slices(len(volume))], kind, scale, None)
             given = np.concatenate([answer.instruction for answer in probes]).mean(axis=0)
         answers = self._run(volume, kind, scale, given, label=f"restoring {kind}" if progress else "")
+        rows, columns = volume.shape[1:]
         used = np.concatenate([answer.instruction for answer in answers])
         probability = np.concatenate([answer.modality_probability for answer in answers])
         versions = sorted({answer.version for answer in answers})
         return Restored(
-            voxels=np.concatenate([answer.restored[:, 0] for answer in answers]),
+            voxels=np.concatenate([answer.restored[:, 0, :rows, :columns] for answer in answers]),
             modality_probability=probability,
             degradation=np.concatenate([answer.degradation for answer in answers]),
             instruction=used.mean(axis=0) if given is None else given,
@@ -125,7 +127,7 @@ class Restorer:
         step = batch_size(volume)
         weight = 0.0 if instruction is None else 1.0
         batches = [
-            Batch(volume[start : start + step, None], modality.number, scale, instruction, weight)
+            Batch(padded(volume[start : start + step])[:, None], modality.number, scale, instruction, weight)
             for start in range(0, len(volume), step)
         ]
         with ThreadPoolExecutor(max_workers=self._in_flight) as pool:
@@ -183,11 +185,17 @@ def check_volume(volume: Floats) -> None:
         raise DataRejected(f"A volume has the shape [slices, rows, columns], but this one has {list(volume.shape)}.")
     if min(volume.shape[1:]) < SMALLEST_SIDE:
         raise DataRejected(
-            f"Slices of {volume.shape[1]} by {volume.shape[2]} pixels are too small; the network needs {SMALLEST_SIDE} "
-            "by 32 at least."
+            f"Slices of {volume.shape[1]} by {volume.shape[2]} pixels are too small; at least "
+            f"{SMALLEST_SIDE} by {SMALLEST_SIDE} are needed."
         )
     if not np.isfinite(volume).all():
         raise DataRejected("The volume holds NaN or infinite voxels; replace them before restoring.")
+
+
+def padded(volume: Floats) -> Floats:
+    """Slices grown to the smallest size that the network takes, by repeating their last row and column."""
+    missing = [max(0, SERVED_SIDE - side) for side in volume.shape[1:]]
+    return np.pad(volume, ((0, 0), (0, missing[0]), (0, missing[1])), mode="edge") if any(missing) else volume
 
 
 def probe_slices(count: int) -> NDArray[np.intp]:

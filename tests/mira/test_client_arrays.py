@@ -28,7 +28,7 @@ class Recorder:
         used = own + batch.instruction_weight * (given - own)
         probability = np.full((count, 3), 0.1, np.float32)
         probability[:, self.sees.number] = 0.8
-        version = self.versions[len(self.batches) % len(self.versions)]
+        version = self.versions[count % len(self.versions)]
         return Answer(batch.image + 1, probability, np.full(count, 0.4, np.float32), used.astype(np.float32), version)
 
     def close(self) -> None:
@@ -90,18 +90,27 @@ def test_very_large_slices_travel_in_smaller_batches():
     assert batch_size(np.broadcast_to(np.float32(0), (20, 9000, 9000))) == 1
 
 
+def test_slices_below_the_networks_size_are_padded_and_cropped_again():
+    engine = Recorder()
+    voxels = volume(5, 30, 45)
+    restored = Restorer(engine).restore_slices(voxels, "CT", share_instruction=False)
+    assert engine.batches[0].image.shape == (5, 1, 32, 45)
+    np.testing.assert_array_equal(engine.batches[0].image[:, 0, 31], voxels[:, 29])
+    np.testing.assert_array_equal(restored.voxels, voxels + 1)
+
+
 def test_modality_disagreement_and_mixed_versions_are_warned_of():
     warnings = Restorer(Recorder(sees=Modality.MR)).restore_slices(volume(4), "CT").warnings
     assert warnings[0].startswith("modality-disagreement: declared CT, but 4 of 4 slices")
     assert "like MR" in warnings[0]
-    warnings = Restorer(Recorder(versions=("1", "2"))).restore_slices(volume(20), "CT").warnings
+    warnings = Restorer(Recorder(versions=("1", "2"))).restore_slices(volume(19), "CT").warnings
     assert any("mixed-versions" in text and "1, 2" in text for text in warnings)
 
 
 @pytest.mark.parametrize(
     ("voxels", "words"),
     [
-        (np.zeros((3, 31, 64)), "too small"),
+        (np.zeros((3, 15, 64)), "too small"),
         (np.zeros((0, 64, 64)), "shape"),
         (np.zeros((2, 3, 64, 64)), "shape"),
         (np.full((2, 64, 64), np.nan), "NaN or infinite"),

@@ -1,7 +1,9 @@
 """Derived series: what is kept, what is new, what is gone, and that no value is lost to rounding."""
 
+import os
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -184,6 +186,27 @@ def test_repeated_instance_numbers_become_slice_order(tmp_path):
     source = source_of(tmp_path / "in", InstanceNumber=7)
     files = write_derived(source, source.volume.voxels, tmp_path / "out", PURPOSE)
     assert [dcmread(path).InstanceNumber for path in files] == [1, 2, 3, 4]
+
+
+BENCH = Path(os.environ.get("MIRA_BENCH", Path(__file__).parents[3] / "shared" / "bench"))
+
+
+@pytest.mark.bench
+@pytest.mark.skipif(not BENCH.is_dir(), reason=f"the real scans are not at {BENCH}; set MIRA_BENCH")
+@pytest.mark.parametrize(
+    "folder",
+    ["local/site-mskcc/CT/CRLM-CT-1004", "local/site-uih/MR/UIH_t1_3d_sag", "train/site-basel-siemens/CT/example_ct",
+     "local/site-mcgill-heldout/PET/STS_022", "train/site-cmb-toshiba/MR/CMB-CRC-MSB-06489_T2"],
+)  # fmt: skip
+def test_real_series_come_back_within_half_a_stored_unit_at_the_same_place(tmp_path, folder):
+    source = read_series((BENCH / folder).glob("*.dcm"))
+    low = simulated_by("identity 1", "nothing")
+    again = read_series(write_derived(source, source.volume.voxels, tmp_path / "out", low))
+    np.testing.assert_array_equal(again.volume.affine, source.volume.affine)
+    unit = np.array([float(header.get("RescaleSlope", 1)) for header in again.headers]) * source.suv_factor
+    difference = np.abs(again.volume.voxels - source.volume.voxels).max(axis=(1, 2))
+    assert (difference <= 0.5 * unit * 1.001).all()
+    assert again.suv_factor == source.suv_factor
 
 
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy is not installed (Debian: dicom3tools)")

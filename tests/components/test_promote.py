@@ -1,0 +1,269 @@
+"""Promotion without a server: what is checked first, the audit trail, switching and undoing on disk, the registry."""
+
+import json
+
+import pytest
+
+from components.promote import audit, binary, processes, registry, repository, server, status
+from components.promote.exported import read_release
+from components.promote.paths import ServingPaths
+from components.promote.step import PromoteConfig, promote
+from mira.cli import main
+from mira.errors import GateFailed, MiraError, ServingFailed
+from mira.storage import write_json
+from mira.tasks import Modality
+from tests.triton.tiny_network import make_release, tiny_network
+
+
+@pytest.fixture
+def config(tmp_path):
+    return PromoteConfig(workspace=tmp_path / "ws", repository=tmp_path / "models", tracking_uri=registry.OFF)
+
+
+# what a promotion is based on
+
+
+def test_release_is_read_with_its_hashes_and_modalities(tmp_path):
+    release = read_release(*make_release(tmp_path, 7, models=("mira_net", "mira_net_pet")))
+    assert release.version == 7
+    main_network, pet = release.models
+    assert main_network.modalities == list(Modality)
+    assert pet.modalities == [Modality.PET]
+    assert (pet.name, pet.instruction_size) == ("mira_net_pet", 4)
+    assert set(release.artifacts) == {"mira_net", "mira_net_pet"}
+
+
+def test_files_may_be_given_instead_of_their_folders(tmp_path):
+    exported, version, decision = make_release(tmp_path, 7)
+    assert read_release(exported, version / "version.json", decision / "decision.json").version == 7
+
+
+def test_without_the_gates_approval_nothing_is_promoted(tmp_path, config):
+    files = make_release(tmp_path, 1, approved=False)
+    with pytest.raises(GateFailed, match="did not approve"):
+        promote(*files, tmp_path / "out", config)
+    assert not config.models.exists()
+
+
+def test_a_decision_of_another_run_does_not_count(tmp_path):
+    exported, version, decision = make_release(tmp_path, 1)
+    write_json(decision / "decision.json", {"approved": True, "of": 2})
+    with pytest.raises(GateFailed, match="hash differs"):
+        read_release(exported, version, decision)
+
+
+@pytest.mark.parametrize("spoil", ["weights", "gone", "version", "main", "metadata"])
+def test_networks_that_are_not_the_versions_are_refused(tmp_path, spoil):
+    exported, version, decision = make_release(tmp_path, 1, models=("mira_net", "mira_net_ct"))
+    network = exported / "mira_net_ct" / "model.onnx"
+    if spoil == "weights":
+        tiny_network(network, gain=0.9)
+    elif spoil == "gone":
+        network.unlink()
+    elif spoil == "version":
+        metadata = json.loads(network.with_name("metadata.json").read_text())
+        write_json(network.with_name("metadata.json"), metadata | {"version": 2})
+    elif spoil == "main":
+        (exported / "mira_net").rename(exported / "other")
+    else:
+        network.with_name("metadata.json").unlink()
+    with pytest.raises(ServingFailed, match=r"[Ee]xport"):
+        read_release(exported, version, decision)
+
+
+# the audit trail
+
+
+def test_audit_trail_is_whole_and_every_kind_of_change_is_found(tmp_path):
+    path = tmp_path / "audit.jsonl"
+    for version in range(1, 5):
+        audit.append(path, "promote", "done", version=version, before=version - 1, artifacts={"mira_net": "ab"})
+    assert audit.verify(path) == ""
+    assert [record.version for record in audit.read(path)] == [1, 2, 3, 4]
+    lines = path.read_text().splitlines()
+    changes = {
+        "line 2 was": [lines[0], lines[1].replace('"version":2', '"version":9'), *lines[2:]],
+        "line 2 does not follow": [lines[0], *lines[2:]],
+        "line 3 does not follow": [lines[0], lines[1], lines[3], lines[2]],
+        "line 4 was changed": [*lines[:3], lines[3].replace('"done"', '"failed"')],
+        "line 3 is not": [*lines[:2], lines[2][:40], lines[3]],
+    }
+    for words, changed in changes.items():
+        path.write_text("\n".join(changed) + "\n")
+        assert words in audit.verify(path)
+
+
+def test_a_torn_last_line_is_reported_and_the_next_record_still_readable(tmp_path):
+    path = tmp_path / "audit.jsonl"
+    audit.append(path, "promote", "done", version=1)
+    path.write_bytes(path.read_bytes() + b'{"time":"20')
+    audit.append(path, "promote", "done", version=2)
+    assert "line 2" in audit.verify(path)
+    assert [record.version for record in audit.read(path)] == [1, 2]
+
+
+def test_a_refused_promotion_leaves_a_record(tmp_path, config):
+    manual = config.model_copy(update={"approval": "manual", "by": "A. Person", "why": "new site"})
+    with pytest.raises(GateFailed, match="mira approve 3"):
+        promote(*make_release(tmp_path, 3), tmp_path / "out", manual)
+    record = audit.read(config.audit)[-1]
+    assert (record.what, record.outcome, record.version, record.who) == ("promote", "failed", 3, "A. Person")
+    assert set(record.artifacts) == {"mira_net"}
+    assert repository.read_served(config).version is None
+
+
+# on disk
+
+
+def staged(config, root, version, gain=0.1):
+    release = read_release(*make_release(root, version, gain=gain))
+    repository.stage(config, release.models[0], version, {"threads": "1"})
+    record = repository.ReleaseRecord(
+        artifacts=release.artifacts, decision_sha256=release.decision_sha256, promoted="now", by="me"
+    )
+    before = repository.read_served(config)
+    return repository.Served(version=version, since="now", releases={**before.releases, version: record})
+
+
+def tree(root):
+    return {p.relative_to(root): p.read_bytes() for p in root.rglob("*") if p.is_file() and p.name != ".lock"}
+
+
+def test_switch_moves_in_and_undo_leaves_every_byte_as_it_was(tmp_path, config):
+    first = staged(config, tmp_path / "1", 1)
+    switch = repository.Switch(config)
+    switch.move_in("mira_net", 1)
+    switch.point("mira_net", 1)
+    switch.finish()
+    repository.write_served(config, first)
+    repository.remove_candidates(config)
+    before = tree(config.models)
+    times = (config.models / "mira_net" / "config.pbtxt").stat().st_mtime_ns
+    for version, gain in ((2, 0.2), (1, 0.9)):  # a new version, and another network under the same number
+        staged(config, tmp_path / f"again{version}", version, gain)
+        switch = repository.Switch(config)
+        switch.move_in("mira_net", version)
+        switch.point("mira_net", version)
+        assert repository.points_to(config, "mira_net", version)
+        switch.undo()
+        repository.remove_candidates(config)
+        assert tree(config.models) == before
+        assert (config.models / "mira_net" / "config.pbtxt").stat().st_mtime_ns == times
+
+
+def test_repair_brings_back_the_served_network_that_a_killed_promotion_set_aside(tmp_path, config):
+    first = staged(config, tmp_path / "1", 1)
+    switch = repository.Switch(config)
+    switch.move_in("mira_net", 1)
+    switch.point("mira_net", 1)
+    switch.finish()
+    repository.write_served(config, first)
+    staged(config, tmp_path / "other", 1, gain=0.9)
+    killed = repository.Switch(config)
+    killed.move_in("mira_net", 1)
+    killed.point("mira_net", 1)
+    with pytest.raises(ServingFailed, match="changed on disk"):
+        repository.verify(config, first, 1)
+    repository.repair(config, first)
+    repository.verify(config, first, 1)
+    assert repository.points_to(config, "mira_net", 1)
+    assert not list(config.models.glob(".undo-*"))
+
+
+def test_one_change_at_a_time(config):
+    with repository.locked(config), pytest.raises(ServingFailed, match="Another promotion"), repository.locked(config):
+        pass
+
+
+# the registry
+
+
+def test_champion_alias_is_read_moved_and_removed(tmp_path):
+    mlflow = pytest.importorskip("mlflow")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+    assert registry.champion(uri) is None
+    client.create_registered_model("mira_net")
+    for _ in range(2):
+        client.create_model_version("mira_net", source=str(tmp_path))
+    assert registry.champion(uri) is None
+    registry.move_champion(uri, 2)
+    assert registry.champion(uri) == 2
+    with pytest.raises(ServingFailed, match="version 9"):
+        registry.move_champion(uri, 9)
+    assert registry.champion(uri) == 2
+
+
+def test_where_the_registry_is_looked_for(tmp_path, monkeypatch):
+    paths = ServingPaths(workspace=tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert registry.tracking_uri(paths) == registry.OFF
+    (tmp_path / "mlflow.db").touch()
+    assert registry.tracking_uri(paths) == f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
+    assert registry.tracking_uri(paths) == "http://mlflow:5000"
+    assert registry.tracking_uri(paths, "off") == registry.OFF
+
+
+# the machine
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "libc", "words"),
+    [
+        ("Darwin", "arm64", ("", ""), "Darwin arm64"),
+        ("Linux", "riscv64", ("glibc", "2.36"), "riscv64"),
+        ("Linux", "x86_64", ("glibc", "2.34"), "2.34"),
+        ("Linux", "x86_64", ("", ""), "another C library"),
+    ],
+)
+def test_where_the_binary_cannot_run_the_alternatives_are_named(monkeypatch, system, machine, libc, words):
+    monkeypatch.setattr(binary.platform, "system", lambda: system)
+    monkeypatch.setattr(binary.platform, "machine", lambda: machine)
+    monkeypatch.setattr(binary.platform, "libc_ver", lambda: libc)
+    with pytest.raises(ServingFailed, match=words) as caught:
+        binary.check_machine()
+    assert "mira restore --model" in str(caught.value)
+
+
+def test_a_server_process_is_given_nothing_of_the_callers_secrets(monkeypatch, tmp_path):
+    monkeypatch.setenv("MIRA_KEY", "secret")
+    variables = binary.TritonBinary(tmp_path, tmp_path / "venv", None).variables(3)
+    assert "MIRA_KEY" not in variables
+    assert variables["PATH"].startswith(str(tmp_path / "venv" / "bin"))
+    assert variables["OMP_NUM_THREADS"] == "3"
+
+
+def test_state_of_a_process_that_is_gone_is_cleared(config):
+    ticks = processes.start_ticks(1)
+    assert ticks is not None
+    state = server.ServerState(
+        pid=1, ticks=ticks + 1, url="127.0.0.1:1", repository=config.models, started="then", shared_memory="mira-none-"
+    )
+    write_json(config.server, state.model_dump(mode="json"))
+    assert server.running(config) is None  # process 1 lives, but it is not the one that was started
+    assert not config.server.exists()
+    assert processes.start_ticks(1) == ticks
+
+
+# the verbs
+
+
+def test_status_and_approve_without_any_server(config, capsys):
+    where = ["--workspace", str(config.workspace), "--repository", str(config.repository)]
+    assert main(["status", *where, "--json", "--tracking-uri", "off"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["running"], document["version"], document["audit_fault"]) == (False, None, "")
+    assert main(["approve", "4", *where, "--by", "A. Reader", "--why", "report read"]) == 0
+    assert [(r.what, r.who, r.version) for r in audit.read(config.audit)] == [("approve", "A. Reader", 4)]
+    assert main(["rollback", *where, "--tracking-uri", "off"]) == 2
+    assert "mira rollback --to" in capsys.readouterr().err
+    assert main(["serve", "--stop", *where]) == 0
+    assert status.read(config, "off").audit_records == 3
+
+
+def test_promote_verb_refuses_with_the_gates_exit_code(tmp_path, config, capsys):
+    exported, version, decision = make_release(tmp_path / "r", 1, approved=False)
+    where = ["--workspace", str(config.workspace), "--repository", str(config.repository), "--tracking-uri", "off"]
+    assert main(["promote", str(exported), "--version", str(version), "--decision", str(decision), *where]) == 4
+    assert issubclass(GateFailed, MiraError)
