@@ -6,7 +6,7 @@ ARGS ?=
 VENV := .venv
 SERVE := .venv-serve
 BIN := $(VENV)/bin
-PIP := -q --disable-pip-version-check
+PIP := -qq --disable-pip-version-check
 export DVC_NO_ANALYTICS = 1
 export GX_ANALYTICS_ENABLED = false
 
@@ -54,7 +54,7 @@ compile: setup ## write pipelines/compiled/*.yaml
 lock: ## resolve pyproject.toml anew into requirements/main.lock (in a fresh environment)
 	@rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
 	@.venv-lock/bin/python -m pip install $(PIP) "torch==2.13.0" && .venv-lock/bin/python -m pip install $(PIP) -e ".[dev]"
-	@{ sed -n '/^#/p' requirements/main.lock; .venv-lock/bin/python -m pip freeze --exclude-editable | sed 's/^\(torch==[0-9.]*\)+.*/\1/'; } > requirements/main.lock.new
+	@{ sed -n '/^#/p' requirements/main.lock; .venv-lock/bin/python -m pip freeze --all --exclude-editable | grep -v '^pip==' | sed 's/^\(torch==[0-9.]*\)+.*/\1/'; } > requirements/main.lock.new
 	@mv requirements/main.lock.new requirements/main.lock && rm -rf .venv-lock
 
 stop: ## stop the local Triton servers of every workspace

@@ -50,7 +50,8 @@ class GuidanceModule(nn.Module):
     """A small strided convolutional network, pooled over the image with learnt weights.
 
     The pooling weights let it ignore the air around a patient, whose share differs between a training patch and a
-    whole slice. The indicators are read from the instruction, so the instruction has to know them.
+    whole slice. Instruction and indicators are read from the same hidden layer, so the one has what the others know;
+    the normalisation keeps the strong signal of the modality from drowning that of the degradation.
     """
 
     def __init__(self, channels_in: int, width: int, instruction_dim: int) -> None:
@@ -60,11 +61,11 @@ class GuidanceModule(nn.Module):
         self.second = nn.Conv2d(width, 2 * width, 3, padding=1, stride=2)
         self.third = nn.Conv2d(2 * width, 4 * width, 3, padding=1, stride=2)
         self.attention = nn.Conv2d(4 * width, 1, 1)
-        self.instruction = nn.Sequential(
-            nn.Linear(4 * width, 4 * width), nn.GELU(), nn.Linear(4 * width, instruction_dim), nn.Tanh()
-        )
-        self.modality = nn.Linear(instruction_dim, len(Modality))
-        self.degradation = nn.Linear(instruction_dim, 1)
+        self.norm = nn.LayerNorm(4 * width)
+        self.hidden = nn.Linear(4 * width, 32)
+        self.instruction = nn.Linear(32, instruction_dim)
+        self.modality = nn.Linear(32, len(Modality))
+        self.degradation = nn.Linear(32, 1)
 
     def forward(self, x: Tensor) -> Guidance:
         """Estimate from feature maps [B, C, H, W] of the input; the first is its normalised value."""
@@ -73,5 +74,7 @@ class GuidanceModule(nn.Module):
         weight = torch.sigmoid(self.attention(features))
         mean_weight = weight.mean(dim=(2, 3)) + 1e-3
         pooled = (features * weight).mean(dim=(2, 3)) / mean_weight
-        instruction = self.instruction(pooled)
-        return Guidance(self.modality(instruction), torch.sigmoid(self.degradation(instruction)), instruction)
+        hidden = F.gelu(self.hidden(self.norm(pooled)))
+        return Guidance(
+            self.modality(hidden), torch.sigmoid(self.degradation(hidden)), torch.tanh(self.instruction(hidden))
+        )

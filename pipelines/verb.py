@@ -15,6 +15,7 @@ import yaml
 from tqdm import tqdm
 
 from components.command import explain
+from components.promote.paths import station
 from mira.errors import ConfigurationError, RetryableError
 from mira.sites import load_sites
 from mira.storage import write_json
@@ -63,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         sites_file = arguments.sites.resolve() if arguments.sites else make_demo_sites(workspace, parameters["demo"])
         sites = load_sites(sites_file)
         say(f"mira run: {len(sites.sites)} sites, workspace {workspace}")
-        repository = (arguments.repository or ROOT / "triton_repo" / "models" / workspace.name).resolve()
+        repository = station(workspace, arguments.repository).models
         verdict = run_factory(workspace, sites_file, parameters, repository, read_policy(arguments.policy))
     seconds = time.monotonic() - started
     write_json(workspace / "run.json", {"verdict": verdict, "sites": str(sites_file), "seconds": round(seconds, 1)})

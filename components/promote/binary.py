@@ -77,13 +77,10 @@ def install(environment: Path, lock: Path = ROOT / "requirements" / "serve.lock"
     python = shutil.which(f"python{PYTHON}")
     if python is None:
         raise ServingFailed(f"python{PYTHON} was not found on PATH; install it to make the serving environment.")
-    requirements = lock if lock.is_file() else lock.with_suffix(".in")
     pip = [str(environment / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    commands = [
-        [python, "-m", "venv", str(environment)],
-        [*pip, "-r", str(requirements)],
-        [*pip, "--no-deps", WHEEL],
-    ]
+    exact = [[*pip, "--no-deps", "-r", str(lock)]]  # the lock names every package, the Triton wheel included
+    resolved = [[*pip, "-r", str(lock.with_suffix(".in"))], [*pip, "--no-deps", WHEEL]]
+    commands = [[python, "-m", "venv", str(environment)], *(exact if lock.is_file() else resolved)]
     for command in commands:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -105,7 +102,7 @@ def prepare(environment: Path) -> TritonBinary:
     wheel = packages / "pytriton" / "tritonserver"
     if not wheel.is_dir():
         raise ServingFailed(
-            f"{environment} does not hold the Triton binary of Python {PYTHON}. Run `make serve-env`, or "
+            f"{environment} does not hold the Triton binary of Python {PYTHON}. Run `make run`, which installs it, or "
             f"`{environment}/bin/pip install --no-deps {WHEEL}`. {ALTERNATIVES}"
         )
     _check_numpy(packages)

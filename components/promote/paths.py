@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import Field
 
 from mira.cases import Record
+from mira.storage import read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -12,8 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 class ServingPaths(Record):
     """Folders of one serving station; everything else has a fixed name below them."""
 
-    workspace: Path = Field(Path("runs/default"), description="folder of this installation's runs and state")
-    repository: Path = Field(Path("triton_repo/models"), description="Triton model repository that is served")
+    workspace: Path = Field(Path("runs/demo"), description="folder of this installation's runs and state")
+    repository: Path = Field(Path("triton_repo/models/demo"), description="Triton model repository that is served")
     environment: Path = Field(ROOT / ".venv-serve", description="serving environment with the Triton binary")
     templates: Path = Field(ROOT / "triton_repo" / "templates" / "mira_net", description="tracked model template")
 
@@ -56,3 +57,26 @@ class ServingPaths(Record):
     def lock(self) -> Path:
         """Held by whoever changes what is served."""
         return self.models / ".lock"
+
+    @property
+    def remembered(self) -> Path:
+        """Which repository the workspace serves, for the verbs that come later."""
+        return self.state / "repository.json"
+
+    def remember(self) -> None:
+        """Note the repository in the workspace."""
+        write_json(self.remembered, {"repository": str(self.models)})
+
+
+def station(workspace: Path, repository: Path | None = None) -> ServingPaths:
+    """The serving station of a workspace.
+
+    Args:
+        workspace: folder of the runs and state.
+        repository: Triton model repository; by default the one that the workspace served last, else
+            `triton_repo/models/<name of the workspace>`.
+    """
+    paths = ServingPaths(workspace=workspace, repository=ROOT / "triton_repo" / "models" / workspace.resolve().name)
+    if repository is None and paths.remembered.is_file():
+        repository = Path(read_json(paths.remembered)["repository"])
+    return paths if repository is None else paths.model_copy(update={"repository": repository})

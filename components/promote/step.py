@@ -87,6 +87,7 @@ def promote(exported: Path, version: Path, decision: Path, out: Path, config: Pr
         ServingFailed: when anything else fails; what served before serves on.
     """
     begin = time.monotonic()
+    config.remember()
     wanted = read_release(exported, version, decision)
     facts = {"version": wanted.version, "decision_sha256": wanted.decision_sha256, "artifacts": wanted.artifacts}
     uri = registry.tracking_uri(config, config.tracking_uri)

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from components.promote import audit, rollback, server, status
-from components.promote.paths import ServingPaths
+from components.promote.paths import ServingPaths, station
 from components.promote.release import audited, serve
 from components.promote.repository import locked, read_served
 from components.promote.step import PromoteConfig, promote
 from mira.errors import ConfigurationError
 from mira.storage import hash_file
+
+WORKSPACE = Path("runs/demo")
 
 
 def add_serve(subparsers: Any) -> None:
@@ -96,7 +98,6 @@ def add_approve(subparsers: Any) -> None:
 
 
 def _parser(subparsers: Any, verb: str, short: str, text: str, example: str) -> argparse.ArgumentParser:
-    defaults = ServingPaths()
     parser: argparse.ArgumentParser = subparsers.add_parser(
         verb,
         help=short,
@@ -104,12 +105,12 @@ def _parser(subparsers: Any, verb: str, short: str, text: str, example: str) -> 
         epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    for option, default, text in (
-        ("--workspace", defaults.workspace, "runs and state of this installation"),
-        ("--repository", defaults.repository, "Triton model repository"),
-    ):
-        help_text = f"{text} (default {default})"
-        parser.add_argument(option, type=Path, default=default, metavar="DIR", help=help_text)
+    parser.add_argument(
+        "--workspace", type=Path, default=WORKSPACE, metavar="DIR", help=f"runs and state (default {WORKSPACE})"
+    )
+    parser.add_argument(
+        "--repository", type=Path, metavar="DIR", help="Triton model repository (default: the workspace's own)"
+    )
     return parser
 
 
@@ -119,7 +120,7 @@ def _add_tracking(parser: argparse.ArgumentParser) -> None:
 
 
 def _paths(arguments: argparse.Namespace) -> ServingPaths:
-    return ServingPaths(workspace=arguments.workspace, repository=arguments.repository)
+    return station(arguments.workspace, arguments.repository)
 
 
 def _say(text: str) -> None:
@@ -157,7 +158,7 @@ def _status(arguments: argparse.Namespace) -> int:
 def _promote(arguments: argparse.Namespace) -> int:
     config = PromoteConfig(
         workspace=arguments.workspace,
-        repository=arguments.repository,
+        repository=_paths(arguments).repository,
         tracking_uri=arguments.tracking_uri,
         url=arguments.url,
         approval=arguments.approval,

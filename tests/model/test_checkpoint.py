@@ -1,0 +1,57 @@
+import pytest
+import torch
+
+from mira.errors import DataRejected
+from mira.tasks import Task
+from model.checkpoint import UNIFIED, Checkpoint, load_restorer, read_checkpoint, save_checkpoint
+from model.config import ModelConfig
+from model.network import MiraNet
+
+LITTLE = ModelConfig("custom", (8, 8, 8, 8), (1, 1, 1, 1), (1, 1, 1), guidance_width=4, instruction_dim=8)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    torch.manual_seed(0)
+    save_checkpoint(tmp_path, MiraNet(LITTLE), Checkpoint(UNIFIED, "custom", tuple(Task), LITTLE, "0.1.0", "d1"))
+    return tmp_path
+
+
+def test_round_trip(folder):
+    torch.manual_seed(0)
+    restorer, checkpoint = load_restorer(folder)
+    for name, value in MiraNet(LITTLE).state_dict().items():
+        assert torch.equal(value, restorer.network.state_dict()[name])
+    assert checkpoint == Checkpoint(UNIFIED, "custom", tuple(Task), LITTLE, "0.1.0", "d1")
+
+
+def test_equal_weights_are_equal_bytes(folder, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    restorer, checkpoint = load_restorer(folder)
+    save_checkpoint(other, restorer.network, checkpoint)
+    assert (other / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+
+
+def test_served_names():
+    names = [Checkpoint(n, "tiny", (), LITTLE, "").served_name for n in (UNIFIED, *Task)]
+    assert names == ["mira_net", "mira_net_ct", "mira_net_pet", "mira_net_mri"]
+
+
+def test_incomplete_and_broken_folders_say_so(folder):
+    (folder / "config.json").write_text('{"network": "unified"}')
+    with pytest.raises(DataRejected, match="cannot be read"):
+        read_checkpoint(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(DataRejected, match="not a checkpoint"):
+        read_checkpoint(folder)
+
+
+def test_weights_that_do_not_fit(folder):
+    other = ModelConfig("custom", (8, 8, 8, 16), (1, 1, 1, 1), (1, 1, 1), guidance_width=4, instruction_dim=8)
+    config = (folder / "config.json").read_text().replace("8\n    ]\n  },", "16\n    ]\n  },")
+    assert config != (folder / "config.json").read_text()
+    (folder / "config.json").write_text(config)
+    assert read_checkpoint(folder).model == other
+    with pytest.raises(DataRejected, match="do not fit"):
+        load_restorer(folder)
