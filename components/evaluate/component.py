@@ -5,7 +5,7 @@ from kfp import dsl
 from components.kubeflow import component
 
 
-@component("report")
+@component("evaluate")
 def evaluate(
     pairs: dsl.Input[dsl.Dataset],
     networks: dsl.Input[dsl.Model],

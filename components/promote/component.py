@@ -5,7 +5,7 @@ from kfp import dsl
 from components.kubeflow import component
 
 
-@component("client")
+@component("promote")
 def promote(
     exported: dsl.Input[dsl.Model],
     version: dsl.Input[dsl.Artifact],

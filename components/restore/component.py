@@ -5,7 +5,7 @@ from kfp import dsl
 from components.kubeflow import component
 
 
-@component("client")
+@component("restore")
 def restore(
     sites_file: str,
     server: str,

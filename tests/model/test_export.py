@@ -11,7 +11,10 @@ from model.restorer import Restoration, Restorer
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("onnx")
-    return [(random_restorer("tiny", seed), export_onnx(random_restorer("tiny", seed), folder / f"{seed}.onnx")) for seed in (0, 1)]
+    return [
+        (random_restorer("tiny", seed), export_onnx(random_restorer("tiny", seed), folder / f"{seed}.onnx"))
+        for seed in (0, 1)
+    ]
 
 
 @pytest.mark.parametrize("shape", [(1, 32, 32), (1, 33, 47), (3, 128, 128), (1, 200, 328)])

@@ -45,7 +45,10 @@ def test_unknown_size_is_named():
 
 
 def test_configuration_survives_json():
-    assert ModelConfig.from_dict({k: list(v) if isinstance(v, tuple) else v for k, v in LITTLE.to_dict().items()}) == LITTLE
+    assert (
+        ModelConfig.from_dict({k: list(v) if isinstance(v, tuple) else v for k, v in LITTLE.to_dict().items()})
+        == LITTLE
+    )
     with pytest.raises(ConfigurationError, match="cannot be read"):
         ModelConfig.from_dict({"depth": 3})
 
