@@ -1,9 +1,29 @@
 """What the Kubeflow UI shows beside a step: short tables and the figures worth comparing between runs."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from mira.storage import read_json
+from mira.storage import read_json, write_json
+
+
+class MetricsArtifact(Protocol):
+    """The part of `kfp.dsl.Metrics` that is used."""
+
+    path: str
+
+    def log_metric(self, metric: str, value: float) -> None:
+        """Note one figure."""
+
+
+def log_metrics(metrics: MetricsArtifact, figures: Mapping[str, float]) -> None:
+    """Note figures for the UI, and write them to the artifact's file.
+
+    Without a file the local runner takes the whole step for lost, and runs it again instead of re-using it.
+    """
+    for name, value in figures.items():
+        metrics.log_metric(name, value)
+    write_json(Path(metrics.path), dict(figures))
 
 
 def describe_ingest(cases: Path) -> tuple[str, dict[str, float]]:

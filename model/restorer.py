@@ -63,7 +63,8 @@ class Restorer(nn.Module):
         seen = seen.half() if self.half_precision else seen
         guidance = self.network.guidance(seen)
         own = guidance.instruction
-        used = own + instruction_weight.to(own.dtype) * (instruction.to(own.dtype) - own)
+        share = instruction_weight.to(own.dtype)
+        used = own * (1 - share) + instruction.to(own.dtype) * share
         residual = self.network.restore(seen, used).float()
         change = residual * units.residual_unit(value, selector) * units.trust(value, selector)
         restored = image + change * units.native_range(selector, mr_scale)

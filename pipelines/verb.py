@@ -26,6 +26,7 @@ COMPILED = ROOT / "pipelines" / "compiled" / "factory.yaml"
 POLICY = ROOT / "pipelines" / "policy.yaml"
 STEPS = 16  # tasks of a run with three tasks: twelve steps, of which train runs four times, and gather
 NEEDED_GIGABYTES = 2.0
+QUIET_SECONDS = 15.0  # between two words of progress where there is no terminal
 WHOLE = ("ingest", "validate", "evaluate", "export", "promote", "restore")  # sections that go in as they are
 SINGLE = ("size", "steps_per_task", "learning_rate", "seed")
 
@@ -106,6 +107,7 @@ class Screen:
     def __init__(self) -> None:
         self.bar = tqdm(total=STEPS, unit="step", disable=not sys.stderr.isatty(), leave=False)
         self.since: dict[str, list[float]] = {}
+        self.spoken = time.monotonic()
 
     def __enter__(self) -> "Screen":
         return self
@@ -124,7 +126,9 @@ class Screen:
             self.bar.update()
             tqdm.write(f"  {mark} {event.step:<10} {seconds:6.1f} s", file=sys.stdout)
         elif self.bar.disable:
-            tqdm.write(f"         {event.text}", file=sys.stdout)
+            if time.monotonic() - self.spoken > QUIET_SECONDS:
+                self.spoken = time.monotonic()
+                tqdm.write(f"         {event.text}", file=sys.stdout)
         else:
             self.bar.set_postfix_str(event.text[:60])
         sys.stdout.flush()

@@ -34,7 +34,7 @@ def evaluate(
     from components.command import configure, reported
     from components.evaluate.step import EvaluateConfig
     from components.evaluate.step import evaluate as run
-    from components.kubeflow_outputs import describe_evaluation
+    from components.kubeflow_outputs import describe_evaluation, log_metrics
 
     out = Path(evaluation.path)
     with reported("evaluate"):
@@ -46,5 +46,4 @@ def evaluate(
             configure(EvaluateConfig, config, "evaluate"),
         )
     shutil.copyfile(out / "report.html", page.path)
-    for name, value in describe_evaluation(out).items():
-        metrics.log_metric(name, value)
+    log_metrics(metrics, describe_evaluation(out))

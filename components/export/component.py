@@ -29,7 +29,7 @@ def export(
     from components.command import configure, reported
     from components.export.step import ExportConfig
     from components.export.step import export as run
-    from components.kubeflow_outputs import describe_export
+    from components.kubeflow_outputs import describe_export, log_metrics
 
     with reported("export"):
         run(
@@ -39,5 +39,4 @@ def export(
             Path(exported.path),
             configure(ExportConfig, config, "export"),
         )
-    for name, value in describe_export(Path(exported.path)).items():
-        metrics.log_metric(name, value)
+    log_metrics(metrics, describe_export(Path(exported.path)))

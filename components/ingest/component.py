@@ -31,11 +31,10 @@ def ingest(
     from components.command import configure, reported
     from components.ingest.step import IngestConfig
     from components.ingest.step import ingest as run
-    from components.kubeflow_outputs import describe_ingest
+    from components.kubeflow_outputs import describe_ingest, log_metrics
 
     with reported("ingest"):
         run(Path(sites_file), Path(cases.path), configure(IngestConfig, config, "ingest"))
         text, figures = describe_ingest(Path(cases.path))
     Path(summary.path).write_text(text, encoding="utf-8")
-    for name, value in figures.items():
-        metrics.log_metric(name, value)
+    log_metrics(metrics, figures)

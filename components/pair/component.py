@@ -30,6 +30,7 @@ def pair(
     from pathlib import Path
 
     from components.command import configure, reported
+    from components.kubeflow_outputs import log_metrics
     from components.pair.step import PairConfig
     from components.pair.step import pair as run
 
@@ -37,6 +38,5 @@ def pair(
         result = run(
             Path(cases.path), Path(validation.path), Path(pairs.path), configure(PairConfig, config, "pair", seed=seed)
         )
-    for name, value in result.counts.items():
-        metrics.log_metric(name, value)
+    log_metrics(metrics, result.counts)
     return ["unified", *(str(task) for task in result.tasks)]

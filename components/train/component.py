@@ -40,6 +40,7 @@ def train(
     from pathlib import Path
 
     from components.command import configure, reported
+    from components.kubeflow_outputs import log_metrics
     from components.train.step import TrainConfig
     from components.train.step import train as run
 
@@ -58,9 +59,7 @@ def train(
         )
         run(Path(pairs.path), network, Path(model.path), settings)
     training = json.loads((Path(model.path) / "training.json").read_text(encoding="utf-8"))
-    for name, value in training.items():
-        if isinstance(value, (int, float)):
-            metrics.log_metric(name, value)
+    log_metrics(metrics, {name: value for name, value in training.items() if isinstance(value, int | float)})
 
 
 @component("train")

@@ -35,12 +35,12 @@ class TrainConfig(Record):
 
     size: Literal["tiny", "small", "base"] = Field("tiny", description="size of the network; tiny is for a CPU")
     steps_per_task: int = Field(
-        600,
+        1000,
         ge=1,
         description="optimiser steps for each task; the unified network takes this many for every task, so that each "
         "task gets the same number of patches as in its single-task network",
     )
-    batch_size: int = Field(8, ge=1, description="patches in an optimiser step")
+    batch_size: int = Field(4, ge=1, description="patches in an optimiser step")
     patch_size: int = Field(64, ge=32, description="rows and columns of a patch; smaller images are mirrored")
     learning_rate: float = Field(2e-3, gt=0, description="peak learning rate of AdamW")
     weight_decay: float = Field(1e-3, ge=0, description="AdamW's weight decay")
@@ -130,6 +130,8 @@ def train(pairs: Path, network: str, out: Path, config: TrainConfig) -> TrainSum
             _write(new, trained, config, network, tasks, index.data_version, figures | {"run_id": run.run_id})
             _log_files(run, new, trained, samples, work)
     shutil.rmtree(work)
+    if not config.work_dir and not any(work.parent.iterdir()):
+        work.parent.rmdir()
     return TrainSummary(
         network=network,
         run_id=run.run_id,

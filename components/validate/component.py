@@ -26,7 +26,7 @@ def validate(
     from pathlib import Path
 
     from components.command import configure, reported
-    from components.kubeflow_outputs import describe_validation
+    from components.kubeflow_outputs import describe_validation, log_metrics
     from components.validate.step import ValidateConfig
     from components.validate.step import validate as run
 
@@ -34,5 +34,4 @@ def validate(
     with reported("validate"):
         run(Path(cases.path), out, configure(ValidateConfig, config, "validate"))
     shutil.copyfile(out / "docs" / "index.html", data_docs.path)
-    for name, value in describe_validation(out).items():
-        metrics.log_metric(name, value)
+    log_metrics(metrics, describe_validation(out))

@@ -7,7 +7,19 @@ from mira.errors import DataRejected, ServingFailed
 from mira.pairs import read_index
 from mira.storage import hash_file, read_json, write_json
 from mira.tasks import Modality, Task
-from tests.components.made_up import make_network, make_pairs
+from model.checkpoint import Checkpoint, save_checkpoint
+from model.export import random_restorer
+from tests.components.made_up import make_pairs
+
+
+def make_network(folder, network, seed=0):
+    """A checkpoint of size tiny with random weights: the export traces a size once for all tests of a process."""
+    folder.mkdir(parents=True)
+    tasks = tuple(Task) if network == "unified" else (Task(network),)
+    restorer = random_restorer("tiny", seed)
+    shape = restorer.network.config
+    save_checkpoint(folder, restorer.network, Checkpoint(network, "tiny", tasks, shape, "0.1.0", "0123456789abcdef"))
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +27,7 @@ def made(tmp_path_factory):
     root = tmp_path_factory.mktemp("export")
     make_pairs(root / "pairs", patients=1)
     names = ("unified", "pet-synthesis")
-    networks = [make_network(root / name, name, seed=seed, strength=0.05) for seed, name in enumerate(names)]
+    networks = [make_network(root / name, name, seed=seed) for seed, name in enumerate(names)]
     write_json(
         root / "version" / "version.json",
         {
@@ -41,7 +53,7 @@ def test_each_network_becomes_a_served_model(made):
         metadata = read_json(root / "out" / name / "metadata.json")
         assert metadata["onnx_sha256"] == digest == hash_file(root / "out" / name / "model.onnx")
         assert metadata["version"] == 7
-        assert metadata["instruction_dim"] == 8
+        assert metadata["instruction_dim"] == 32
         assert "research use only" in metadata["intended_use"]
         assert [1, 33, 47] in metadata["tested_sizes"]
     assert read_json(root / "out" / "mira_net_pet" / "metadata.json")["tasks"] == ["pet-synthesis"]
@@ -69,7 +81,7 @@ def test_outside_tolerance_nothing_is_written_and_the_worst_slice_is_named(made,
 
 def test_other_weights_than_the_registered_ones_are_refused(made, tmp_path):
     root, _, _ = made
-    other = make_network(tmp_path / "unified", "unified", seed=9, strength=0.05)
+    other = make_network(tmp_path / "unified", "unified", seed=9)
     with pytest.raises(DataRejected, match="not those registered as version 7"):
         export([other], root / "version", root / "pairs", tmp_path / "out", ExportConfig())
     foreign = make_network(tmp_path / "ct", "ct-denoising")

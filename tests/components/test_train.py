@@ -29,8 +29,19 @@ def store(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def tracking(tmp_path_factory):
-    return f"sqlite:///{tmp_path_factory.mktemp('tracking')}/mlflow.db"
+def raced(tmp_path_factory):
+    """A database that two processes made at the same time: its address, and the run of each."""
+    uri = f"sqlite:///{tmp_path_factory.mktemp('tracking')}/new/mlflow.db"
+    code = f"from components.tracking import Run; print(Run({uri!r}, 'mira-net', 'r', {{}}).run_id)"
+    both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    runs = {process.communicate()[0].split()[-1] for process in both}
+    assert [process.returncode for process in both] == [0, 0]
+    return uri, runs
+
+
+@pytest.fixture(scope="module")
+def tracking(raced):
+    return raced[0]
 
 
 @pytest.fixture(scope="module")
@@ -175,17 +186,14 @@ def test_parameters_of_the_repository_are_valid(tmp_path):
         load_config(TrainConfig, tmp_path / "p.yaml", "train")
 
 
-def test_two_processes_may_make_the_database_at_once(tmp_path):
-    uri = f"sqlite:///{tmp_path}/new/mlflow.db"
-    code = f"from components.tracking import Run; print(Run({uri!r}, 'mira-net', 'r', {{}}).run_id)"
-    both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    runs = {process.communicate()[0].split()[-1] for process in both}
-    assert [process.returncode for process in both] == [0, 0]
-    with sqlite3.connect(tmp_path / "new" / "mlflow.db") as database:
-        assert {row[0] for row in database.execute("select run_uuid from runs")} == runs
-        assert [
-            row[0] for row in database.execute("select artifact_location from experiments where name='mira-net'")
-        ] == [(tmp_path / "new" / "mlartifacts").as_uri()]
+def test_two_processes_may_make_the_database_at_once(raced):
+    uri, runs = raced
+    path = Path(uri.removeprefix("sqlite:///"))
+    with sqlite3.connect(path) as database:
+        assert runs <= {row[0] for row in database.execute("select run_uuid from runs")}
+        places = database.execute("select artifact_location from experiments where name='mira-net'").fetchall()
+    assert len(runs) == 2
+    assert places == [((path.parent / "mlartifacts").as_uri(),)]
 
 
 def test_tracking_addresses(monkeypatch, tmp_path):

@@ -20,8 +20,8 @@ def folder(tmp_path):
 
 
 def test_round_trip(folder):
-    torch.manual_seed(0)
     restorer, checkpoint = load_restorer(folder)
+    torch.manual_seed(0)
     for name, value in MiraNet(LITTLE).state_dict().items():
         assert torch.equal(value, restorer.network.state_dict()[name])
     assert checkpoint == Checkpoint(UNIFIED, "custom", tuple(Task), LITTLE, "0.1.0", "d1")

@@ -111,22 +111,17 @@ class TestFit:
         assert not told
         assert again.rows == whole.rows
 
-    def test_it_learns_and_a_seed_gives_the_same_weights(self, tmp_path):
+    def test_it_learns_and_tells_how_far_it_is(self, tmp_path):
         volumes = all_tasks(1)
-        samples = choose_samples(volumes, 2)
         settings = replace(SETTINGS, total_steps=45, rounds=1, batch_size=6, log_every=5, learning_rate=4e-3)
         lines = []
-        results = []
-        for name in ("a", "b"):
-            (tmp_path / name).mkdir()
-            results.append(fit(volumes, samples, settings, tmp_path / name, say=lines.append))
-        rows = [row for row in results[0].rows if "loss" in row]
+        trained = fit(volumes, choose_samples(volumes, 2), settings, tmp_path, say=lines.append)
+        rows = [row for row in trained.rows if "loss" in row]
         assert rows[-1]["restoration"] < 0.85 * rows[0]["restoration"]
-        gains = {name: value for name, value in results[0].rows[-1].items() if name.startswith("gain_db/")}
+        gains = {name: value for name, value in trained.rows[-1].items() if name.startswith("gain_db/")}
         assert len(gains) == 3
         assert all(gain > 0 for gain in gains.values()), gains
-        assert results[0].rows == results[1].rows
-        assert len(lines) == 20
+        assert len(lines) == 10
         assert "step 45 of 45" in lines[-1]
 
     def test_a_missing_device_is_a_configuration_error(self, tmp_path):
