@@ -81,6 +81,7 @@ def run_pipeline(
     root.mkdir(parents=True, exist_ok=True)
     request = {"compiled": str(compiled), "arguments": dict(arguments), "root": str(root)}
     command = [sys.executable, "-u", "-m", "pipelines.local", json.dumps(request)]
+    signal.signal(signal.SIGTERM, _interrupt)
     failure: dict[str, Any] = {}
     result: dict[str, Any] = {}
     last_ended = ""
@@ -121,6 +122,11 @@ def run_pipeline(
         where = f"step {last_ended} failed" if last_ended else "the run broke off"
         raise StepFailed(f"{where}; its error is at the end of {log}. Run again to carry on from there.", 1)
     return result["output"]
+
+
+def _interrupt(*_: object) -> None:
+    """A terminated run ends its steps as an interrupted one does, instead of leaving them behind."""
+    raise KeyboardInterrupt
 
 
 def _serve(request: dict[str, Any]) -> None:

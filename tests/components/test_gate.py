@@ -63,7 +63,7 @@ def test_the_worst_stratum_decides_not_the_mean(tmp_path):
 
 def test_no_gain_is_not_enough(tmp_path):
     summary, _, _ = decide(tmp_path, local_gain=0.0)
-    assert summary.failed == ["gain-local"]
+    assert summary.failed == ["gain-local", "local-margin"]
 
 
 def test_a_local_site_far_behind_the_test_patients_is_refused(tmp_path):

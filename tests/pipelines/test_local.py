@@ -1,7 +1,11 @@
 """The local runner, on small pipelines of its own: results, errors with exit codes, re-use, killed runs."""
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 from kfp import compiler, dsl
 
@@ -31,6 +35,10 @@ def judge(made: dsl.Input[dsl.Artifact], fail_with: str) -> str:
     with reported("judge"):
         if fail_with == "rejected":
             raise DataRejected("no case is left. Lower the minimum.")
+        if fail_with == "sleep":
+            import time
+
+            time.sleep(60)
         if fail_with == "bug":
             raise ZeroDivisionError
         if fail_with == "full":
@@ -103,3 +111,35 @@ def test_the_next_run_carries_on_and_a_change_runs_again(compiled: Path, tmp_pat
     assert (tmp_path / "made.log").read_text() == "made\n"
     run(compiled, tmp_path, text="bad")
     assert (tmp_path / "made.log").read_text() == "made\nmade\n"
+
+
+def test_a_terminated_run_ends_its_steps(compiled: Path, tmp_path: Path) -> None:
+    arguments = {"log": str(tmp_path / "made.log"), "text": "good", "fail_with": "sleep"}
+    code = (
+        "from pathlib import Path; from pipelines.local import run_pipeline; "
+        f"run_pipeline(Path({str(compiled)!r}), {arguments!r}, Path({str(tmp_path / 'kfp')!r}), "
+        f"Path({str(tmp_path / 'run.log')!r}), lambda e: print(e.kind, e.step, flush=True))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line == "started judge\n":
+                break
+        before = _steps(tmp_path)
+        process.terminate()
+    assert process.returncode != 0
+    deadline = time.monotonic() + 10
+    while _steps(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert before
+    assert _steps(tmp_path) == []
+
+
+def _steps(folder: Path) -> list[int]:
+    """Processes that run a step of a workspace."""
+    found = []
+    for process in psutil.process_iter(["pid", "cmdline"]):
+        words = process.info["cmdline"] or []
+        if any(str(folder) in word for word in words) and "kfp.dsl.executor_main" in " ".join(words):
+            found.append(process.info["pid"])
+    return found
