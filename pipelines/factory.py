@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from kfp import dsl, kubernetes
 
-from components.champion.component import champion
+from components.champion.component import champion, fetch_champion
 from components.evaluate.component import evaluate
 from components.export.component import export
 from components.gate.component import gate
@@ -127,13 +127,14 @@ def factory(
         kubernetes.add_toleration(trained, key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")
     networks = gather(models=dsl.Collected(trained.outputs["model"])).outputs["networks"]
 
-    current = champion(networks=networks, tracking_uri=tracking_uri, code_version=code_version)
+    current = champion(networks=networks, tracking_uri=tracking_uri)
     current.set_caching_options(False)  # another run may have moved the alias since
+    fetched = fetch_champion(networks=networks, version=current.output, tracking_uri=tracking_uri)
     evaluation = evaluate(
         pairs=pairs,
         networks=networks,
-        champion=current.outputs["checkpoint"],
-        champion_version=current.outputs["Output"],
+        champion=fetched.outputs["checkpoint"],
+        champion_version=current.output,
         config=evaluate_config,
     ).outputs["evaluation"]
     decided = gate(evaluation=evaluation, policy=policy)
