@@ -1,4 +1,4 @@
-"""KFP components of the champion step: which version serves, asked in every run, and its checkpoint, kept by version."""
+"""KFP components of the champion step: which version serves, asked in every run; its checkpoint, kept by version."""
 
 from kfp import dsl
 
