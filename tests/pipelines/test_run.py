@@ -59,7 +59,7 @@ def with_gain_of(decibels: float) -> dict[str, object]:
     policy = yaml.safe_load(POLICY)
     rule = next(gate for gate in policy["protocol"]["gates"] if gate["id"] == "gain-test")
     policy["protocol"]["gates"] = [{**rule, "threshold": {"above": decibels}}]
-    policy["impact"] = []
+    policy["impact"] = [{"risk": "worse than its input", "harm": "misread", "controlled_by": [rule["id"]]}]
     return policy
 
 
@@ -168,8 +168,8 @@ def test_a_bad_site_is_set_aside_and_the_others_go_on(
 @pytest.mark.parametrize(
     ("content", "code", "words"),
     [
-        ({}, 3, "no DICOM"),
-        ({"a.jpg": b"\xff\xd8\xff\xe0", "b.jpg": b"\xff\xd8\xff\xe0"}, 3, "no DICOM"),
+        ({}, 3, "the folder is empty"),
+        ({"a.jpg": b"\xff\xd8\xff\xe0", "b.jpg": b"\xff\xd8\xff\xe0"}, 3, "no DICOM was found"),
     ],
 )
 def test_folders_without_dicom_end_with_what_to_do(
