@@ -12,11 +12,14 @@ OFF = "off"
 
 
 def tracking_uri(paths: ServingPaths, given: str = "") -> str:
-    """Address of MLflow: the given one, MLFLOW_TRACKING_URI, the workspace's database, or `off` without any."""
-    if given or "MLFLOW_TRACKING_URI" in os.environ:
-        return given or os.environ["MLFLOW_TRACKING_URI"]
+    """Address of MLflow: the given one, the workspace's own database, MLFLOW_TRACKING_URI, or `off` without any.
+
+    A workspace that has a database was released with it, whatever a shell's variable says.
+    """
     database = paths.workspace.resolve() / "mlflow.db"
-    return f"sqlite:///{database}" if database.is_file() else OFF
+    if given or database.is_file():
+        return given or f"sqlite:///{database}"
+    return os.environ.get("MLFLOW_TRACKING_URI", OFF)
 
 
 def champion(uri: str) -> int | None:

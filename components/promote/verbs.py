@@ -115,7 +115,7 @@ def _parser(subparsers: Any, verb: str, short: str, text: str, example: str) -> 
 
 
 def _add_tracking(parser: argparse.ArgumentParser) -> None:
-    text = "MLflow with the champion alias (default: MLFLOW_TRACKING_URI or the workspace's; `off`: none)"
+    text = "MLflow with the champion alias (default: the workspace's own, else MLFLOW_TRACKING_URI; `off`: none)"
     parser.add_argument("--tracking-uri", default="", metavar="URI", help=text)
 
 

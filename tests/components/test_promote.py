@@ -198,10 +198,10 @@ def test_where_the_registry_is_looked_for(tmp_path, monkeypatch):
     paths = ServingPaths(workspace=tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert registry.tracking_uri(paths) == registry.OFF
-    (tmp_path / "mlflow.db").touch()
-    assert registry.tracking_uri(paths) == f"sqlite:///{tmp_path / 'mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
     assert registry.tracking_uri(paths) == "http://mlflow:5000"
+    (tmp_path / "mlflow.db").touch()
+    assert registry.tracking_uri(paths) == f"sqlite:///{tmp_path / 'mlflow.db'}"
     assert registry.tracking_uri(paths, "off") == registry.OFF
 
 
