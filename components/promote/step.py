@@ -24,7 +24,7 @@ class PromoteConfig(ServingPaths):
 
     tracking_uri: str = Field(
         "",
-        description="MLflow that holds the champion alias; empty: the workspace's own, else MLFLOW_TRACKING_URI, `off`: none",
+        description="MLflow with the champion alias; empty: the workspace's own, else MLFLOW_TRACKING_URI; `off`: none",
     )
     url: str = Field("", description="HOST:PORT of a Triton that serves `repository`; empty: the embedded server")
     port: int | None = Field(None, description="gRPC port of the embedded server; empty: a free one", ge=1, le=65535)
