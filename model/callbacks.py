@@ -57,11 +57,12 @@ class Curves(pl.Callback):  # type: ignore[misc]  # lightning is not followed
         self._sums = [*(earlier.to(losses.device) for earlier in self._sums), losses]
         step = trainer.global_step
         if step % self.log_every == 0 or step == trainer.max_steps:
-            means = torch.stack(self._sums).mean(dim=0).tolist()  # the one wait for the device in this many steps
+            own = torch.stack(self._sums).mean(dim=0)
+            means = trainer.strategy.reduce(own, reduce_op="mean").tolist()  # the one wait in this many steps
             self._sums = []
             rate = float(trainer.optimizers[0].param_groups[0]["lr"])
             self._tell(step, {**dict(zip(names, means, strict=True)), "learning_rate": rate})
-        if self.samples and round_ends(trainer, self.steps_per_round):
+        if self.samples and trainer.is_global_zero and round_ends(trainer, self.steps_per_round):
             assert isinstance(pl_module, RestorationTask)
             self._tell(step, validate(Restorer(pl_module.averaged_network), self.samples))
 
@@ -86,6 +87,9 @@ class ResumePoint(pl.Callback):  # type: ignore[misc]  # lightning is not follow
     ) -> None:
         """Write the state; comes after `Curves`, so that the rows of the round are in it."""
         if round_ends(trainer, self.steps_per_round):
+            if not trainer.is_global_zero:
+                trainer.save_checkpoint(self.path)  # only takes part: the first process writes
+                return
             with atomic_file(self.path) as temporary:
                 trainer.save_checkpoint(temporary)
 

@@ -8,7 +8,7 @@ from mira.errors import DataRejected
 from mira.storage import read_json, write_json
 from mira.tasks import Task
 from model.config import ModelConfig
-from model.network import MiraNet
+from model.network import GuidedNetwork, MiraNet
 from model.restorer import Restorer
 
 UNIFIED = "unified"
@@ -42,7 +42,7 @@ class Checkpoint:
         return "mira_net" if self.network == UNIFIED else f"mira_net_{TASKS[Task(self.network)].short}"
 
 
-def save_checkpoint(folder: Path, network: MiraNet, checkpoint: Checkpoint) -> None:
+def save_checkpoint(folder: Path, network: GuidedNetwork, checkpoint: Checkpoint) -> None:
     """Write weights and configuration into an existing folder; equal weights are equal bytes."""
     from safetensors.torch import save_file
 

@@ -1,9 +1,11 @@
 """Sizes of MIRA-Net: everything that decides the shapes of its weights."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from mira.errors import ConfigurationError
+
+Guide = Literal["image", "label", "none"]
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,7 @@ class ModelConfig:
         guidance_width: channels of the guidance's first convolution; the next ones have twice and four times as many.
         instruction_dim: length D of the instruction.
         pathways: dense pathways of each block's output projection, mixed by the instruction; 1 for none.
+        guide: what the instruction comes from: the `image`, or, for ablations, the declared `label` or `none`.
     """
 
     size: str
@@ -29,6 +32,7 @@ class ModelConfig:
     guidance_width: int = 16
     instruction_dim: int = 32
     pathways: int = 1
+    guide: Guide = "image"
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values for `config.json`."""

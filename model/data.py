@@ -1,5 +1,6 @@
 """Training data from memory: patches drawn by step number, so that a resumed training sees the same ones."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,13 +12,34 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from mira.errors import DataRejected
+from mira.errors import ConfigurationError, DataRejected
 from mira.tasks import TASKS, Task
 
 # Above this a pixel belongs to the patient, in native units; in multiples of the robust scale for MR.
 FOREGROUND = {Task.CT_DENOISING: -500.0, Task.PET_SYNTHESIS: 0.2, Task.MRI_SUPER_RESOLUTION: 0.05}
 FOREGROUND_SHARE = 0.25
 DRAWS = 4
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes of one training (torchrun), and which of them this one is.
+
+    Attributes:
+        rank: number of this process, from 0.
+        world: number of processes.
+    """
+
+    rank: int
+    world: int
+
+    @classmethod
+    def from_environment(cls) -> "Ranks":
+        """As torchrun or a Kubeflow TrainJob tells; alone without them."""
+        return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+
+
+ALONE = Ranks(0, 1)
 
 
 @dataclass(frozen=True)
@@ -70,27 +92,39 @@ class PatchBatches(Dataset[Batch]):
         patch_size: rows and columns of a patch.
         seed: seed of all draws.
         clean_share: share of inputs that are not degraded.
+        ranks: the processes that train together; each draws its own rows of the common batch.
     """
 
     def __init__(
-        self, volumes: Sequence[PairedVolume], batch_size: int, patch_size: int, seed: int, clean_share: float = 0.0
+        self,
+        volumes: Sequence[PairedVolume],
+        batch_size: int,
+        patch_size: int,
+        seed: int,
+        clean_share: float = 0.0,
+        ranks: Ranks = ALONE,
     ) -> None:
         if not volumes:
             raise DataRejected("There are no training pairs. Check the pair step's report of refused cases.")
+        if batch_size % ranks.world:
+            raise ConfigurationError(
+                f"A batch of {batch_size} patches cannot be shared by {ranks.world} processes. Give a multiple of it."
+            )
         self.batch_size, self.patch_size, self.seed, self.clean_share = batch_size, patch_size, seed, clean_share
+        self.rows = range(ranks.rank, batch_size, ranks.world)
         present = {volume.task for volume in volumes}
         self.tasks = [task for task in Task if task in present]
         self._by_task = {task: [volume for volume in volumes if volume.task is task] for task in self.tasks}
 
     def __getitem__(self, step: int) -> Batch:
-        """The batch of a step."""
-        rng = np.random.default_rng((self.seed, step))
+        """This process' rows of the batch of a step."""
         side = self.patch_size
-        degraded = np.empty((self.batch_size, 1, side, side), np.float32)
+        degraded = np.empty((len(self.rows), 1, side, side), np.float32)
         reference = np.empty_like(degraded)
-        facts = np.empty((self.batch_size, 3), np.float32)
-        for row in range(self.batch_size):
-            task = self.tasks[(step * self.batch_size + row) % len(self.tasks)]
+        facts = np.empty((len(self.rows), 3), np.float32)
+        for row, place in enumerate(self.rows):
+            rng = np.random.default_rng((self.seed, step, place))
+            task = self.tasks[(step * self.batch_size + place) % len(self.tasks)]
             pool = self._by_task[task]
             volume = pool[rng.integers(len(pool))]
             noisy, clean = self._patch(volume, rng)

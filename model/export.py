@@ -37,7 +37,7 @@ def example_inputs(restorer: Restorer, batch: int = 2, height: int = 64, width: 
     noise = torch.rand(batch, 1, height, width, generator=generator)
     low = torch.tensor([-1024.0, 0.0, 0.0])[modality][:, :, None, None]
     span = torch.tensor([2000.0, 10.0, 900.0])[modality][:, :, None, None]
-    dimension = restorer.network.config.instruction_dim
+    dimension = restorer.network.instruction_dim
     instruction = torch.rand(batch, dimension, generator=generator) * 2 - 1
     return low + span * noise, modality, torch.full((batch, 1), 800.0), instruction, torch.zeros(batch, 1)
 
@@ -78,6 +78,7 @@ def _trace(restorer: Restorer) -> Any:
     """
     import onnx_ir
 
+    assert isinstance(restorer.network, MiraNet)  # nothing else is served
     key = (restorer.network.config, restorer.half_precision)
     if key in _TRACES:
         return _TRACES[key]

@@ -67,8 +67,11 @@ class GuidanceModule(nn.Module):
         self.modality = nn.Linear(32, len(Modality))
         self.degradation = nn.Linear(32, 1)
 
-    def forward(self, x: Tensor) -> Guidance:
-        """Estimate from feature maps [B, C, H, W] of the input; the first is its normalised value."""
+    def forward(self, x: Tensor, selector: Tensor) -> Guidance:
+        """Estimate from feature maps [B, C, H, W] of the input, the first of which is its normalised value.
+
+        The declared modality `selector` is not looked at, so that a wrong one can be noticed.
+        """
         x = torch.cat([x, self.texture(x[:, :1])], dim=1)
         features = F.gelu(self.third(F.gelu(self.second(F.gelu(self.first(x))))))
         weight = torch.sigmoid(self.attention(features))
@@ -78,3 +81,29 @@ class GuidanceModule(nn.Module):
         return Guidance(
             self.modality(hidden), torch.sigmoid(self.degradation(hidden)), torch.tanh(self.instruction(hidden))
         )
+
+
+class LabelGuidance(nn.Module):
+    """Ablation: the instruction is a learnt vector for each declared modality; the image is not looked at."""
+
+    def __init__(self, instruction_dim: int) -> None:
+        super().__init__()
+        self.instruction = nn.Linear(len(Modality), instruction_dim)
+
+    def forward(self, x: Tensor, selector: Tensor) -> Guidance:
+        """Instruction of the one-hot modality [B, 3]; certain of it, and silent about the degradation."""
+        selector = selector.to(x.dtype)
+        return Guidance(20 * selector, torch.zeros_like(selector[:, :1]), torch.tanh(self.instruction(selector)))
+
+
+class NoGuidance(nn.Module):
+    """Ablation, and the plain baselines: the same instruction, all zeros, for every image, and no estimates."""
+
+    def __init__(self, instruction_dim: int) -> None:
+        super().__init__()
+        self.instruction_dim = instruction_dim
+
+    def forward(self, x: Tensor, selector: Tensor) -> Guidance:
+        """Zeros: every modality is equally likely, and the degradation unknown."""
+        zeros = torch.zeros_like(selector, dtype=x.dtype)
+        return Guidance(zeros, zeros[:, :1], zeros[:, :1].expand(-1, self.instruction_dim))

@@ -1,5 +1,6 @@
-"""Restore whole volumes in process, slice by slice."""
+"""Restore whole volumes in process, slice by slice, or large slices tile by tile."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from mira.tasks import Modality
+from mira.tiles import Tile, join, tiles
 from model.restorer import Restorer
 
 
@@ -59,7 +61,7 @@ def restore_volume(
         batch_size: slices at once.
     """
     device = next(restorer.parameters()).device
-    dimension = restorer.network.config.instruction_dim
+    dimension = restorer.network.instruction_dim
     restorer.eval()
     parts: list[list[NDArray[np.float32]]] = [[], [], [], []]
     for start in range(0, len(voxels), batch_size):
@@ -69,3 +71,50 @@ def restore_volume(
             part.append(output.cpu().numpy())
     restored, probability, degradation, instruction = (np.concatenate(part) for part in parts)
     return RestoredVolume(restored[:, 0], probability, degradation[:, 0], instruction)
+
+
+@torch.inference_mode()
+def restore_tiled(
+    restorer: Restorer,
+    image: NDArray[np.float32],
+    modality: Modality,
+    mr_scale: float | None = None,
+    side: int = 512,
+) -> RestoredVolume:
+    """Restore one large slice by tiles that share the instruction of the whole slice.
+
+    The guidance looks at the whole slice, which is cheap; the U-Net sees one tile at a time, so that its memory does
+    not grow with the slice.
+
+    Args:
+        restorer: the served graph.
+        image: float32 [H, W] in HU, SUVbw or MR a.u.
+        modality: modality of the slice.
+        mr_scale: robust scale of an MR volume.
+        side: rows and columns of a tile, a multiple of 8 from 192 up.
+
+    Raises:
+        ConfigurationError: for a side that cannot be used.
+    """
+    device = next(restorer.parameters()).device
+    height, width = image.shape
+    restorer.eval()
+    whole, kind, scale, instruction, weight = (
+        tensor.to(device) for tensor in graph_inputs(image[None], modality, mr_scale, restorer.network.instruction_dim)
+    )
+    guidance = restorer.guide(whole, kind, scale)
+    instruction, weight = guidance.instruction.float(), torch.ones_like(weight)
+
+    def parts() -> Iterator[tuple[Tile, NDArray[np.float32]]]:
+        for tile in tiles(height, width, side):
+            part = whole[(..., *tile.window)].contiguous()
+            yield tile, restorer(part, kind, scale, instruction, weight).restored[0, 0].cpu().numpy()
+
+    joined = join(parts(), height, width)
+    probability = torch.softmax(guidance.modality_logits.float(), dim=1)
+    return RestoredVolume(
+        joined[None],
+        probability.cpu().numpy(),
+        guidance.degradation.float()[:, 0].cpu().numpy(),
+        instruction.cpu().numpy(),
+    )

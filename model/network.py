@@ -4,19 +4,42 @@ from torch import Tensor, nn
 
 from model.blocks import Block, Down, Up
 from model.config import ModelConfig
-from model.guidance import Guidance, GuidanceModule
+from model.guidance import Guidance, GuidanceModule, LabelGuidance, NoGuidance
+
+FEATURE_MAPS = 2  # that `model.units.features` gives
 
 
-class MiraNet(nn.Module):
-    """The network in its own units: feature maps of the input in, a residual of about unit size out.
+class GuidedNetwork(nn.Module):
+    """What every network is to training, inference and export: guidance first, then a residual under its instruction.
 
-    Native units, ranges and the declared modality are the business of `model.restorer.Restorer`.
+    A network works in its own units: feature maps of the input in, a residual of about unit size out. Native units,
+    ranges and the declared modality are the business of `model.restorer.Restorer`.
+
+    Args:
+        guidance: feature maps [B, 2, H, W] and one-hot declared modality [B, 3] to `Guidance`.
+        instruction_dim: length D of the instruction.
     """
 
-    INPUT_CHANNELS = 2
+    def __init__(self, guidance: nn.Module, instruction_dim: int) -> None:
+        super().__init__()
+        self.guidance = guidance
+        self.instruction_dim = instruction_dim
+
+    def restore(self, features: Tensor, instruction: Tensor) -> Tensor:
+        """Residual [B, 1, H, W] of feature maps [B, 2, H, W] under an instruction [B, D]."""
+        raise NotImplementedError
+
+    def forward(self, features: Tensor, selector: Tensor) -> tuple[Tensor, Guidance]:
+        """Residual and guidance of feature maps, with the network's own instruction."""
+        guidance: Guidance = self.guidance(features, selector)
+        return self.restore(features, guidance.instruction), guidance
+
+
+class MiraNet(GuidedNetwork):
+    """A U-Net of four levels whose every block is modulated by the instruction."""
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
+        super().__init__(_guidance(config), config.instruction_dim)
         self.config = config
         widths = config.widths
 
@@ -25,8 +48,7 @@ class MiraNet(nn.Module):
                 Block(widths[level], config.expansion, config.pathways, config.instruction_dim) for _ in range(count)
             )
 
-        self.guidance = GuidanceModule(self.INPUT_CHANNELS, config.guidance_width, config.instruction_dim)
-        self.stem = nn.Conv2d(self.INPUT_CHANNELS, widths[0], 3, padding=1)
+        self.stem = nn.Conv2d(FEATURE_MAPS, widths[0], 3, padding=1)
         self.encoder = nn.ModuleList(stage(level, count) for level, count in enumerate(config.encoder_blocks))
         self.down = nn.ModuleList(Down(widths[level], widths[level + 1]) for level in range(3))
         self.up = nn.ModuleList(Up(widths[level + 1], widths[level]) for level in range(3))
@@ -56,7 +78,10 @@ class MiraNet(nn.Module):
             x = block(x, instruction)
         return x
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Guidance]:
-        """Residual and guidance of feature maps, with the network's own instruction."""
-        guidance = self.guidance(features)
-        return self.restore(features, guidance.instruction), guidance
+
+def _guidance(config: ModelConfig) -> nn.Module:
+    if config.guide == "label":
+        return LabelGuidance(config.instruction_dim)
+    if config.guide == "none":
+        return NoGuidance(config.instruction_dim)
+    return GuidanceModule(FEATURE_MAPS, config.guidance_width, config.instruction_dim)

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from mira.tasks import Modality
 from model import units
-from model.network import MiraNet
+from model.guidance import Guidance
+from model.network import GuidedNetwork
 
 
 class Restoration(NamedTuple):
@@ -36,7 +37,7 @@ class Restorer(nn.Module):
 
     INPUTS = ("image", "modality", "mr_scale", "instruction", "instruction_weight")
 
-    def __init__(self, network: MiraNet, half: bool = False) -> None:
+    def __init__(self, network: GuidedNetwork, half: bool = False) -> None:
         super().__init__()
         self.network = network.half() if half else network
         self.half_precision = half
@@ -46,6 +47,12 @@ class Restorer(nn.Module):
         selector = units.one_hot(modality)
         value = units.normalise(image, selector, mr_scale)
         return value, units.features(value, selector), selector
+
+    def guide(self, image: Tensor, modality: Tensor, mr_scale: Tensor) -> Guidance:
+        """What the guidance module says of images; arguments as in `forward`."""
+        _, seen, selector = self.estimate(image, modality, mr_scale)
+        guidance: Guidance = self.network.guidance(seen.half() if self.half_precision else seen, selector)
+        return guidance
 
     def forward(
         self, image: Tensor, modality: Tensor, mr_scale: Tensor, instruction: Tensor, instruction_weight: Tensor
@@ -61,7 +68,7 @@ class Restorer(nn.Module):
         """
         value, seen, selector = self.estimate(image, modality, mr_scale)
         seen = seen.half() if self.half_precision else seen
-        guidance = self.network.guidance(seen)
+        guidance = self.network.guidance(seen, selector)
         own = guidance.instruction
         share = instruction_weight.to(own.dtype)
         used = own * (1 - share) + instruction.to(own.dtype) * share

@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from model import units
 from model.data import Batch
 from model.losses import Losses, training_losses
-from model.network import MiraNet
+from model.network import GuidedNetwork
 from model.restorer import Restorer
 
 
@@ -30,7 +30,7 @@ class RestorationTask(pl.LightningModule):  # type: ignore[misc]  # lightning is
 
     def __init__(
         self,
-        network: MiraNet,
+        network: GuidedNetwork,
         total_steps: int,
         learning_rate: float,
         weight_decay: float,
@@ -41,16 +41,16 @@ class RestorationTask(pl.LightningModule):  # type: ignore[misc]  # lightning is
         super().__init__()
         self.restorer = Restorer(network)
         average = get_ema_multi_avg_fn(ema_decay)  # type: ignore[no-untyped-call]
-        self.averaged = AveragedModel(network, multi_avg_fn=average)
+        self.averaged = AveragedModel(network, multi_avg_fn=average).requires_grad_(False)
         self.total_steps, self.warmup_steps = total_steps, warmup_steps
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.indicator_weight = indicator_weight
 
     @property
-    def averaged_network(self) -> MiraNet:
+    def averaged_network(self) -> GuidedNetwork:
         """The network with averaged weights."""
         network = self.averaged.module
-        assert isinstance(network, MiraNet)
+        assert isinstance(network, GuidedNetwork)
         return network
 
     def losses(self, batch: Batch) -> Losses:
@@ -58,7 +58,7 @@ class RestorationTask(pl.LightningModule):  # type: ignore[misc]  # lightning is
         value, seen, selector = self.restorer.estimate(batch.degraded, batch.modality, batch.mr_scale)
         if not seen.is_cuda or torch.is_autocast_enabled():
             seen = seen.contiguous(memory_format=torch.channels_last)
-        residual, guidance = self.restorer.network(seen)
+        residual, guidance = self.restorer.network(seen, selector)
         restored = value + residual.float() * units.residual_unit(value, selector) * units.trust(value, selector)
         target = units.normalise(batch.reference, selector, batch.mr_scale)
         error = (restored - target) / units.choose(selector, units.LOSS_UNIT)

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -10,12 +11,13 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
+from torch import nn
 
 from mira.errors import ConfigurationError
 from model.callbacks import Curves, Progress, ResumePoint, Row, Sink
 from model.config import size_config
-from model.data import PairedVolume, PatchBatches, PatchDataModule
-from model.network import MiraNet
+from model.data import PairedVolume, PatchBatches, PatchDataModule, Ranks
+from model.network import GuidedNetwork, MiraNet
 from model.task import RestorationTask
 from model.validation import Sample
 
@@ -66,7 +68,7 @@ class Trained:
         device: what it ran on.
     """
 
-    network: MiraNet
+    network: GuidedNetwork
     rows: list[Row]
     resumed_at: int
     seconds: float
@@ -82,11 +84,15 @@ def fit(
     what: str = "train",
     sink: Sink = lambda step, row: None,
     say: Callable[[str], None] = lambda line: None,
+    network: Callable[[], GuidedNetwork] | None = None,
 ) -> Trained:
     """Train a network, going on from the resume point in `work` when there is one.
 
     Weights, patches and their order depend on the seed alone; a resumed training takes the same steps as one that
     was never interrupted.
+
+    Started by torchrun in several processes (or by a Kubeflow TrainJob), all train together: each takes its share of
+    every batch, and the steps are those of one process with the whole batch. All must call this function.
 
     Args:
         volumes: training pairs.
@@ -96,6 +102,7 @@ def fit(
         what: label of the progress bar.
         sink: told every row of figures with its step.
         say: told lines of progress where there is no terminal.
+        network: makes the network; MIRA-Net of `settings.size` when left out.
 
     Raises:
         ConfigurationError: when no such device is here.
@@ -105,9 +112,10 @@ def fit(
     # lightning's own seeding would seed the process; weights alone need it, patches have their own generators
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        network = channels_last(MiraNet(size_config(settings.size)))
+        trainee = MiraNet(size_config(settings.size)) if network is None else network()
+        channels_last(trainee)
     task = RestorationTask(
-        network,
+        trainee,
         total_steps=settings.total_steps,
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
@@ -115,10 +123,14 @@ def fit(
         ema_decay=settings.ema_decay,
         indicator_weight=settings.indicator_weight,
     )
-    batches = PatchBatches(volumes, settings.batch_size, settings.patch_size, settings.seed, settings.clean_share)
+    ranks = Ranks.from_environment()
+    batches = PatchBatches(
+        volumes, settings.batch_size, settings.patch_size, settings.seed, settings.clean_share, ranks
+    )
     every = settings.steps_per_round
     curves = Curves(settings.log_every, every, samples, sink)
-    trainer = _trainer(settings, work, [curves, ResumePoint(resume, every), Progress(what, say)])
+    callbacks: list[pl.Callback] = [curves, ResumePoint(resume, every)]
+    trainer = _trainer(settings, work, [*callbacks, Progress(what, say)] if ranks.rank == 0 else callbacks, ranks)
     begin = time.monotonic()
     started = int(torch.load(resume, weights_only=True, mmap=True)["global_step"]) if resume.is_file() else 0
     trainer.fit(
@@ -140,12 +152,15 @@ def fit(
     )
 
 
-def _trainer(settings: Settings, work: Path, callbacks: list[pl.Callback]) -> pl.Trainer:
+def _trainer(settings: Settings, work: Path, callbacks: list[pl.Callback], ranks: Ranks) -> pl.Trainer:
+    nodes = int(os.environ.get("GROUP_WORLD_SIZE", "1")) if ranks.world > 1 else 1
     try:
         return pl.Trainer(
             default_root_dir=work,
             accelerator=settings.accelerator,
-            devices=1,
+            devices=ranks.world // nodes,
+            num_nodes=nodes,
+            strategy="ddp" if ranks.world > 1 else "auto",
             precision=settings.precision,
             max_steps=settings.total_steps,
             gradient_clip_val=settings.gradient_clip,
@@ -163,12 +178,11 @@ def _trainer(settings: Settings, work: Path, callbacks: list[pl.Callback]) -> pl
         ) from error
 
 
-def channels_last(network: MiraNet) -> MiraNet:
-    """The network with its convolution weights in the memory order that is fastest on CPUs and tensor cores."""
+def channels_last(network: nn.Module) -> None:
+    """Bring a network's convolution weights into the memory order that is fastest on CPUs and tensor cores."""
     for parameter in network.parameters():
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-    return network
 
 
 def quiet() -> None:

@@ -97,7 +97,7 @@ def compare(restorer: "Restorer", session: "OnnxSession", probe: Probe) -> Diffe
 
     from model.inference import graph_inputs
 
-    dimension = restorer.network.config.instruction_dim
+    dimension = restorer.network.instruction_dim
     inputs = graph_inputs(probe.images, probe.modality, probe.mr_scale, dimension)
     with torch.inference_mode():
         expected = restorer(*inputs)

@@ -100,6 +100,9 @@ def train(pairs: Path, network: str, out: Path, config: TrainConfig) -> TrainSum
     of its tasks, with batches of the same size in which tasks take turns. Every task is seen by the same number of
     patches in both.
 
+    Started by torchrun (`torchrun --nproc-per-node 2 -m components.train ...`) or by a Kubeflow TrainJob, the processes
+    share each batch; the first one writes.
+
     Args:
         pairs: root of the pair store.
         network: `unified`, or a task.
@@ -114,6 +117,7 @@ def train(pairs: Path, network: str, out: Path, config: TrainConfig) -> TrainSum
     index = read_index(pairs)
     tasks = tasks_of(network, index)
     check_leaks(index)
+    from model.data import Ranks
     from model.training import fit
     from model.validation import choose_samples
 
@@ -123,6 +127,10 @@ def train(pairs: Path, network: str, out: Path, config: TrainConfig) -> TrainSum
     samples = choose_samples(held_out, config.validation_slices)
     settings = _settings(config, steps)
     work = _work_folder(config, out, network, settings, index.data_version)
+    if Ranks.from_environment().rank > 0:  # one of several processes: the first one tells and writes
+        with threads_of_torch(config.threads):
+            trained = fit(volumes, [], settings, work)
+        return _summary(network, "", index.data_version, tasks, _figures(trained, config, network, steps, len(tasks)))
     with threads_of_torch(config.threads), _run(config, network, tasks, index.data_version, work) as run:
         trained = fit(volumes, samples, settings, work, what=f"train {network}", sink=_batched(run), say=announce)
         figures = _figures(trained, config, network, steps, len(tasks))
@@ -132,11 +140,17 @@ def train(pairs: Path, network: str, out: Path, config: TrainConfig) -> TrainSum
     shutil.rmtree(work)
     if not config.work_dir and not any(work.parent.iterdir()):
         work.parent.rmdir()
+    return _summary(network, run.run_id, index.data_version, tasks, figures)
+
+
+def _summary(
+    network: str, run_id: str, data_version: str, tasks: tuple[Task, ...], figures: dict[str, Any]
+) -> TrainSummary:
     return TrainSummary(
         network=network,
-        run_id=run.run_id,
-        data_version=index.data_version,
-        steps=steps,
+        run_id=run_id,
+        data_version=data_version,
+        steps=figures["steps"],
         patches_per_task=figures["patches_per_task"],
         parameters=figures["parameters"],
         seconds=figures["seconds"],
@@ -240,8 +254,9 @@ def _write(
 ) -> None:
     """Write the checkpoint folder."""
     from model.checkpoint import Checkpoint, save_checkpoint
+    from model.config import size_config
 
-    shape = trained.network.config
+    shape = size_config(config.size)
     checkpoint = Checkpoint(network, config.size, tasks, shape, mira.__version__, data_version)
     save_checkpoint(folder, trained.network, checkpoint)
     facts = {"data_version": data_version, "code_version": code_version()}

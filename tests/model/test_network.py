@@ -8,7 +8,7 @@ from model import units
 from model.blocks import Modulation, PathwayProjection
 from model.config import SIZES, ModelConfig, size_config
 from model.export import example_inputs, random_restorer
-from model.inference import graph_inputs, restore_volume
+from model.inference import graph_inputs, restore_tiled, restore_volume
 from model.network import MiraNet
 from model.restorer import Restorer
 
@@ -140,5 +140,22 @@ def test_volumes_are_restored_slice_by_slice():
     alone = restore_volume(restorer, voxels[3:4], Modality.PET)
     np.testing.assert_allclose(together.voxels[3], alone.voxels[0], atol=1e-4)
     assert together.voxels.shape == voxels.shape
-    assert together.instruction.shape == (5, restorer.network.config.instruction_dim)
+    assert together.instruction.shape == (5, restorer.network.instruction_dim)
     assert graph_inputs(voxels, Modality.PET, None, 8)[1].unique().tolist() == [Modality.PET.number]
+
+
+class TestTiles:
+    def test_tiles_leave_no_seams(self):
+        """Tiles with a shared instruction against the whole slice, with a network that changes a lot."""
+        torch.manual_seed(2)
+        network = MiraNet(size_config("tiny")).eval()
+        for parameter in network.head.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+        restorer = Restorer(network)
+        image = np.random.default_rng(0).normal(40, 60, (400, 520)).astype(np.float32)
+        whole = restore_volume(restorer, image[None], Modality.CT)
+        tiled = restore_tiled(restorer, image, Modality.CT, side=256)
+        change = np.abs(whole.voxels[0] - image).max()
+        assert change > 20
+        assert np.abs(tiled.voxels[0] - whole.voxels[0]).max() < 0.001 * min(change, 4095)
+        assert np.array_equal(tiled.instruction, whole.instruction)

@@ -1,4 +1,9 @@
+import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,7 +12,7 @@ import torch
 from mira.errors import ConfigurationError, DataRejected
 from mira.tasks import TASKS, Task
 from model.config import SIZES
-from model.data import PatchBatches, pad_to
+from model.data import PatchBatches, Ranks, pad_to
 from model.guidance import Guidance
 from model.losses import charbonnier, training_losses
 from model.network import MiraNet
@@ -129,6 +134,51 @@ class TestFit:
             pytest.skip("needs a machine without a GPU")
         with pytest.raises(ConfigurationError, match="gpu"):
             fit(all_tasks(1), [], replace(SETTINGS, accelerator="gpu"), tmp_path)
+
+
+class TestRanks:
+    def test_processes_share_a_batch_without_overlap(self):
+        volumes = all_tasks(1)
+        whole = PatchBatches(volumes, 6, 32, seed=3)[5]
+        shares = [PatchBatches(volumes, 6, 32, seed=3, ranks=Ranks(rank, 2))[5] for rank in (0, 1)]
+        for name in whole._fields:
+            for rank, share in enumerate(shares):
+                assert torch.equal(getattr(whole, name)[rank::2], getattr(share, name))
+
+    def test_a_batch_that_cannot_be_shared_is_refused(self):
+        with pytest.raises(ConfigurationError, match="multiple"):
+            PatchBatches(all_tasks(1), 3, 32, seed=0, ranks=Ranks(0, 2))
+
+    @pytest.mark.slow
+    def test_two_processes_take_the_steps_of_one(self, tmp_path):
+        """torchrun with two gloo processes: the losses of one process with the same batch."""
+        alone = fit(all_tasks(1), [], replace(SETTINGS, batch_size=4, total_steps=6, log_every=2), tmp_path)
+        script = tmp_path / "together.py"
+        script.write_text(TOGETHER)
+        (tmp_path / "work").mkdir()
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        together = json.loads((tmp_path / "rows.json").read_text())
+        assert [row["step"] for row in together] == [row["step"] for row in alone.rows]
+        for ours, theirs in zip(together, alone.rows, strict=True):
+            assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+
+
+TOGETHER = """
+import json, os
+from dataclasses import replace
+from pathlib import Path
+from pathlib import Path
+from model.training import fit
+from tests.model.test_training import SETTINGS, all_tasks
+trained = fit(all_tasks(1), [], replace(SETTINGS, batch_size=4, total_steps=6, log_every=2), Path("work"))
+if os.environ["RANK"] == "0":
+    Path("rows.json").write_text(json.dumps(trained.rows))
+"""
 
 
 class TestValidation:

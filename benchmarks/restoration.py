@@ -1,0 +1,163 @@
+"""The restoration study: MIRA-Net unified and single-task, its ablations, and rivals, on the same pairs and budget.
+
+`python -m benchmarks.restoration --pairs phantoms=DIR real=DIR --steps 250 1000`  (pair stores, as the pair step wrote)
+`python -m benchmarks.restoration --quick --json`  makes small phantoms and trains a few steps: it shows that the study
+runs; its figures mean nothing.
+
+All degradation is simulated. Trained networks are kept in --work, so a killed study goes on where it was.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.study import findings, plots
+from benchmarks.study.measuring import SHUFFLED, Cost, cost_of, load_network, measure_all
+from benchmarks.study.training import ALL, Budget, plan, train_all
+from mira.pairs import read_index
+from mira.storage import write_json, write_text
+from mira.tasks import Task
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PROFILE = "amir"
+RIVALS = ("unet", "red-cnn-32", "restormer")
+
+
+def main() -> int:
+    """Run the study."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", nargs="+", metavar="NAME=DIR", help="pair stores; a study for each")
+    parser.add_argument("--steps", nargs="+", type=int, default=[1000], help="budgets: optimiser steps per task")
+    parser.add_argument("--size", default="tiny", help="size of MIRA-Net")
+    parser.add_argument("--rivals", nargs="*", default=list(RIVALS), help="baselines of model/baselines.py")
+    parser.add_argument("--slices", type=int, default=6, help="slices measured of each pair")
+    parser.add_argument("--workers", type=int, default=2, help="networks trained at once, one core each")
+    parser.add_argument("--work", type=Path, default=Path("runs/study"), help="where networks and results are kept")
+    parser.add_argument("--quick", action="store_true", help="small phantoms, 4 steps, no Restormer")
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.pairs = [f"phantoms={_phantoms(arguments.work / 'quick')}"]
+        arguments.steps, arguments.slices, arguments.rivals = [4], 1, ["unet"]
+    elif not arguments.pairs:
+        parser.error("give --pairs NAME=DIR, or --quick")
+    begin = time.monotonic()
+    results = {}
+    for item in arguments.pairs:
+        name, _, folder = item.partition("=")
+        results[name] = _study(name, Path(folder), arguments)
+    document = {"seconds": round(time.monotonic() - begin), "studies": results}
+    write_json(arguments.work / "study.json", document)
+    if arguments.json:
+        first = next(iter(results.values()))
+        print(json.dumps({**first["keys"], "seconds": document["seconds"]}))
+    return 0
+
+
+def _phantoms(work: Path) -> Path:
+    """Pairs of the small phantoms, made by the factory's own steps."""
+    steps = [
+        ["mira.cli", "demo", "--out", str(work / "demo"), "--preset", "small"],
+        ["components.ingest", "--sites", str(work / "demo" / "sites.yaml"), "--out", str(work / "cases")],
+        ["components.validate", "--cases", str(work / "cases"), "--out", str(work / "validation")],
+        [
+            *("components.pair", "--cases", str(work / "cases"), "--validation", str(work / "validation")),
+            *("--out", str(work / "pairs")),
+        ],
+    ]
+    for module, *arguments in steps:
+        subprocess.run([sys.executable, "-m", module, *arguments], check=True, stdout=subprocess.DEVNULL)
+    return work / "pairs"
+
+
+def _study(name: str, pairs: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """One pair store: train, measure, compare, write, and print."""
+    from benchmarks.study.measuring import PROFILES
+    from components.evaluate.aggregate import indicators, slice_table
+
+    index = read_index(pairs)
+    tasks = [task for task in Task if index.select("train", task=task)]
+    tables: dict[int, pd.DataFrame] = {}
+    costs: dict[str, Cost] = {}
+    trained_seconds: dict[str, float] = {}
+    measured: list[Any] = []
+    for steps in sorted(arguments.steps):
+        trained = []
+        for item in train_all(
+            pairs,
+            plan(tasks, arguments.rivals, arguments.size),
+            Budget(steps),
+            arguments.work / "networks",
+            arguments.workers,
+        ):
+            print(f"{name}: {item.training.name}, {item.steps} steps, {item.seconds:.0f} s", file=sys.stderr)
+            trained.append(item)
+            trained_seconds[f"{steps}/{item.training.name}"] = round(item.seconds, 1)
+        measured = measure_all(pairs, trained, arguments.slices, seed=0)
+        tables[steps] = slice_table(measured, PROFILES)
+        for item in trained:
+            if item.training.name not in costs:
+                costs[item.training.name] = cost_of(load_network(item))
+    final = tables[max(tables)]
+    folder = arguments.work / name
+    folder.mkdir(parents=True, exist_ok=True)
+    for steps, table in tables.items():
+        table.to_parquet(folder / f"slices-{steps}.parquet", index=False)
+    found = findings.differences(final, arguments.size, PROFILE, name)
+    text = _page(name, final, found, costs, arguments, len(index.pairs))
+    write_text(folder / "study.md", text)
+    print(text)
+    plots.quality_against_cost(tables, costs, PROFILE, folder / "quality-against-cost.png")
+    plots.unified_against_single(final, arguments.size, PROFILE, folder / "unified-against-single.png")
+    plots.ablations(final, arguments.size, PROFILE, folder / "ablations.png")
+    return {
+        "keys": findings.keys_of(found, costs, arguments.size),
+        "differences": findings.as_json(found),
+        "costs": {network: asdict(cost) for network, cost in costs.items()},
+        "training_seconds": trained_seconds,
+        "indicators": [item.model_dump(mode="json") for item in indicators(measured)],
+        "data_version": index.data_version,
+    }
+
+
+def _page(
+    name: str,
+    table: "pd.DataFrame",
+    found: list[findings.Difference],
+    costs: dict[str, Cost],
+    arguments: argparse.Namespace,
+    pairs: int,
+) -> str:
+    """The study's tables."""
+    size = arguments.size
+    parts = [
+        f"## {name}: {max(arguments.steps)} steps per task, {pairs} pairs\n",
+        f"Profile {PROFILE}; slices of test and local patients; simulated degradation. RMSE in HU, SUV and MR a.u.\n",
+    ]
+    names = [task.value for task in Task]
+    parts += [f"### {task}\n\n{findings.network_table(table, costs, PROFILE, task)}\n" for task in names]
+    wanted = [
+        (f"{size}:{ALL}", f"{size}:TASK"),
+        (f"{size}:{ALL}", f"{size}-unguided:{ALL}"),
+        (f"{size}:{ALL}", f"{size}-label:{ALL}"),
+        (f"{size}:{ALL}", SHUFFLED),
+        *((f"{size}:TASK", f"{rival}:TASK") for rival in arguments.rivals),
+    ]
+    parts.append(
+        "### Paired differences\n\nMean over patients (test and local) with the one-sided 95 % bounds.\n\n"
+        + findings.difference_table(found, wanted)
+        + "\n"
+    )
+    parts.append(f"### By site and level\n\n{findings.strata_table(table, size, PROFILE)}\n")
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

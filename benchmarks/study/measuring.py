@@ -1,0 +1,205 @@
+"""Measuring every network of the study on the test patients and the local sites."""
+
+import copy
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.study.training import ALL, Finished
+from mira.pairs import PairRecord, read_index
+from mira.tasks import TASKS, Modality, Task
+
+if TYPE_CHECKING:
+    from components.evaluate.measure import Measured
+    from model.restorer import Restorer
+
+PROFILES = ("amir", "fixed", "robust")
+SHUFFLED = "shuffled"  # the unified network, given the instruction of an image of another task
+CLASSICAL = "classical"
+SIGMAS = (0.5, 0.75, 1.0, 1.5, 2.0)  # pixels, of the Gaussian filter for PET
+TEXTURE = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32) / 6
+STRENGTHS = (0.4, 0.6, 0.8, 1.0, 1.3)  # of non-local means for CT, in multiples of the estimated noise
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a network costs.
+
+    Attributes:
+        parameters: number of weights.
+        multiplications: multiply-accumulates per pixel, in a slice of 256 x 256.
+        seconds: time of a 512 x 512 slice on one core, best of three.
+    """
+
+    parameters: int
+    multiplications: float
+    seconds: float
+
+
+def load_network(finished: Finished) -> "Restorer":
+    """A trained network, ready to restore."""
+    from safetensors.torch import load_file
+
+    from model.baselines import named_network
+    from model.restorer import Restorer
+
+    network = named_network(finished.training.architecture)
+    network.load_state_dict(load_file(finished.folder / "model.safetensors"))
+    return Restorer(network).eval()
+
+
+def cost_of(restorer: "Restorer") -> Cost:
+    """Weights, multiplications and time of a network."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    def inputs(side: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.rand(1, 2, side, side), torch.eye(3)[:1]
+
+    with torch.inference_mode():
+        with FlopCounterMode(display=False) as counter:
+            restorer.network(*inputs(256))
+        times = []
+        for _ in range(3):
+            features, selector = inputs(512)
+            begin = time.perf_counter()
+            restorer.network(features, selector)
+            times.append(time.perf_counter() - begin)
+    parameters = sum(parameter.numel() for parameter in restorer.parameters())
+    return Cost(parameters, counter.get_total_flops() / 2 / 256**2, min(times))
+
+
+def gaussian(images: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
+    """Slices under a Gaussian filter of `sigma` pixels: what PET scanners offer for noise."""
+    from scipy.ndimage import gaussian_filter
+
+    return np.asarray(gaussian_filter(images, (0, sigma, sigma)), np.float32)
+
+
+def non_local_means(images: NDArray[np.float32], strength: float) -> NDArray[np.float32]:
+    """Slices under non-local means (Buades et al., CVPR 2005), `strength` times the estimated noise."""
+    from scipy.ndimage import convolve
+    from skimage.restoration import denoise_nl_means
+
+    result = np.empty_like(images)
+    for index, image in enumerate(images):
+        sigma = float(np.median(np.abs(convolve(image, TEXTURE)))) / 0.6745  # Immerkaer, CVIU 1996, by the median
+        result[index] = denoise_nl_means(
+            image, patch_size=5, patch_distance=6, h=strength * sigma, sigma=sigma, fast_mode=True
+        )
+    return result
+
+
+def classical(images: NDArray[np.float32], task: Task, setting: float) -> NDArray[np.float32]:
+    """The classical method of a task; for MR the zero-filled input is itself the classical interpolation."""
+    if task is Task.CT_DENOISING:
+        return non_local_means(images, setting)
+    return gaussian(images, setting) if task is Task.PET_SYNTHESIS else images
+
+
+def tune(pairs: Path, task: Task, records: Sequence[PairRecord], most: int) -> float:
+    """The setting of a task's classical method that is best in the mean over validation pairs."""
+    from components.evaluate.measure import load_slices
+    from mira.quality.metrics import measure_slices
+
+    if task is Task.MRI_SUPER_RESOLUTION or not records:
+        return 1.0
+    settings = STRENGTHS if task is Task.CT_DENOISING else SIGMAS
+    scores = dict.fromkeys(settings, 0.0)
+    for record in records:
+        slices = load_slices(pairs, record, most, 0)
+        for setting in settings:
+            image = classical(slices.degraded, task, setting)
+            scores[setting] += float(measure_slices(slices.reference, image, record.modality, "robust").psnr.mean())
+    return max(scores, key=lambda setting: scores[setting])
+
+
+def misguided(restorer: "Restorer", instructions: Mapping[Modality, NDArray[np.float32]], seed: int) -> "Restorer":
+    """The network with instructions that it wrote for images of other modalities, drawn at random."""
+    import torch
+    from torch import Tensor, nn
+
+    from model.guidance import Guidance
+    from model.restorer import Restorer
+
+    class WrongGuidance(nn.Module):
+        """Estimates as the network's own guidance, but another image's instruction."""
+
+        def __init__(self, own: nn.Module) -> None:
+            super().__init__()
+            self.own = own
+            self.generator = np.random.default_rng(seed)
+
+        def forward(self, x: Tensor, selector: Tensor) -> Guidance:
+            guidance: Guidance = self.own(x, selector)
+            rows = []
+            for number in selector.argmax(dim=1).tolist():
+                others = [bank for kind, bank in instructions.items() if kind.number != number]
+                bank = others[self.generator.integers(len(others))]
+                rows.append(bank[self.generator.integers(len(bank))])
+            return guidance._replace(instruction=torch.from_numpy(np.stack(rows)))
+
+    network = copy.deepcopy(restorer.network)
+    network.guidance = WrongGuidance(network.guidance)
+    return Restorer(network).eval()
+
+
+def instruction_bank(pairs: Path, restorer: "Restorer", most: int) -> dict[Modality, NDArray[np.float32]]:
+    """Instructions [n, D] that the network writes for training pairs of each modality."""
+    from components.evaluate.measure import load_slices
+    from model.inference import restore_volume
+
+    index = read_index(pairs)
+    bank = {}
+    for task in Task:
+        records = index.select("train", task=task)[:8]
+        found = []
+        for record in records:
+            slices = load_slices(pairs, record, most, 0)
+            found.append(restore_volume(restorer, slices.degraded, record.modality, record.mr_scale).instruction)
+        if found:
+            bank[TASKS[task].modality] = np.concatenate(found)
+    return bank
+
+
+def measure_all(pairs: Path, trained: Sequence[Finished], most: int, seed: int) -> "list[Measured]":
+    """Every network on every test and local pair of its tasks, beside the input and the classical method.
+
+    Args:
+        pairs: pair store.
+        trained: the networks.
+        most: slices measured of each pair at most.
+        seed: seed of the shuffled instructions.
+    """
+    from components.evaluate.measure import clinical_figures, load_slices, measure
+    from mira.progress import track
+    from mira.quality.clinical import uniform_region
+    from mira.quality.metrics import measure_slices
+
+    index = read_index(pairs)
+    networks = {item.training.name: load_network(item) for item in trained}
+    learns = {item.training.name: item.training.learns for item in trained}
+    unified = next(name for name, what in learns.items() if what == ALL and not name.partition(":")[0].count("-"))
+    networks[SHUFFLED] = misguided(networks[unified], instruction_bank(pairs, networks[unified], 2), seed)
+    learns[SHUFFLED] = ALL
+    settings = {task: tune(pairs, task, index.select("validation", task=task), 3) for task in Task}
+    measured = []
+    for record in track(index.select("test", "local"), "measure", unit="pair"):
+        slices = load_slices(pairs, record, most, 2)
+        own = {name: net for name, net in networks.items() if learns[name] in (ALL, record.task.value)}
+        item = measure(slices, own, PROFILES, unified, 4)
+        image = classical(slices.degraded, record.task, settings[record.task])
+        for profile in PROFILES:
+            item.slices[CLASSICAL, profile] = measure_slices(
+                slices.reference, image, record.modality, profile, mr_scale=record.mr_scale
+            )
+        region = uniform_region(slices.reference, record.modality)
+        item.clinical[CLASSICAL] = clinical_figures(slices, image, region)
+        item.restored = {}
+        measured.append(item)
+    return measured

@@ -1,0 +1,100 @@
+"""The restoration study: differences and tables from made-up figures, and one training of each kind end to end."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks.study import findings, plots
+from benchmarks.study.measuring import CLASSICAL, SHUFFLED, Cost, classical, cost_of, load_network, measure_all
+from benchmarks.study.training import Budget, Training, train_all
+from components.evaluate.aggregate import slice_table
+from mira.tasks import Task
+from tests.components.made_up import make_pairs
+
+NETWORKS = {"input": 0.0, "tiny:unified": 2.0, "tiny-unguided:unified": 1.5, "tiny-label:unified": 1.9, SHUFFLED: -1.0}
+
+
+def slices(profile="amir"):
+    """Figures of four patients; each network's PSNR is the input's plus a constant, a little different by patient."""
+    rows = []
+    for task in Task:
+        gains = NETWORKS | {f"tiny:{task}": 2.1, f"restormer:{task}": 1.0, CLASSICAL: 0.4}
+        for number, patient in enumerate("abcd"):
+            for level in (0.1, 0.25):
+                for network, gain in gains.items():
+                    psnr = 30 + number + gain * (1 + 0.01 * number)
+                    split = "local" if number > 1 else "test"
+                    where = (network, task.value, split, f"site-{number}", "V", patient, f"c{number}", level, profile)
+                    rows.append((*where, 0, psnr, 0.9, 10.0, gain))
+    names = ["network", "task", "split", "site", "vendor", "patient", "case_id", "level", "profile", "slice"]
+    return pd.DataFrame(rows, columns=[*names, "psnr", "ssim", "rmse", "gain_db"])
+
+
+COSTS = {f"{name}:{task}": Cost(1000, m, 0.1) for task in Task for name, m in (("tiny", 10.0), ("restormer", 100.0))}
+
+
+def test_differences_are_paired_by_patient():
+    found = findings.differences(slices(), "tiny", "amir", "made up")
+    same = next(d for d in found if d.second == "tiny:ct-denoising" and d.first == "tiny:unified" and d.split == "both")
+    assert same.patients == 4
+    assert same.mean == pytest.approx(-0.1 * 1.015)
+    assert same.lower < same.mean < same.upper
+    # the patients differ by 3 dB among each other, the networks by 0.1: only pairing shows it
+    assert same.upper < 0
+    local = next(d for d in found if d.second == SHUFFLED and d.split == "local")
+    assert local.patients == 2
+
+
+def test_keys_and_tables():
+    table = slices()
+    found = findings.differences(table, "tiny", "amir", "made up")
+    keys = findings.keys_of(found, COSTS, "tiny")
+    assert keys["pet-synthesis"]["multiplications_ratio"] == pytest.approx(0.1)
+    assert keys["pet-synthesis"]["minus_restormer_db"] == pytest.approx(1.1 * 1.015)
+    assert keys["pet-synthesis"]["gain_db"] == pytest.approx(2.03)
+    assert keys["pet-synthesis"]["patients"] == 4
+    text = findings.network_table(table, COSTS, "amir", "ct-denoising")
+    assert text.splitlines()[2].startswith("| input |")  # the degraded input's row comes first
+    assert "restormer" in text
+    differences = findings.difference_table(found, [("tiny:unified", "tiny:TASK")])
+    assert differences.count("n=4") == 3
+    assert findings.strata_table(table, "tiny", "amir").count("\n") == 1 + 3 * 4 * 2
+
+
+def test_plots_are_drawn(tmp_path):
+    table = slices()
+    plots.quality_against_cost({250: table, 1000: table}, COSTS, "amir", tmp_path / "cost.png")
+    plots.unified_against_single(table, "tiny", "amir", tmp_path / "unified.png")
+    plots.ablations(table, "tiny", "amir", tmp_path / "ablations.png")
+    assert all((tmp_path / name).stat().st_size > 5000 for name in ("cost.png", "unified.png", "ablations.png"))
+
+
+def test_classical_methods_lower_noise():
+    rng = np.random.default_rng(0)
+    clean = np.zeros((1, 64, 64), np.float32)
+    clean[:, 20:40, 20:40] = 100
+    noisy = clean + 20 * rng.standard_normal(clean.shape).astype(np.float32)
+    error = np.abs(noisy - clean).mean()
+    assert np.abs(classical(noisy, Task.CT_DENOISING, 0.8) - clean).mean() < 0.5 * error
+    assert np.abs(classical(noisy, Task.PET_SYNTHESIS, 1.0) - clean).mean() < 0.5 * error
+    assert classical(noisy, Task.MRI_SUPER_RESOLUTION, 1.0) is noisy
+
+
+@pytest.mark.slow
+def test_a_study_trains_measures_and_goes_on_where_it_was(tmp_path):
+    make_pairs(tmp_path / "pairs", 1, (("alpha", "train"), ("beta", "test"), ("gamma", "local")))
+    trainings = [Training("tiny", "unified"), Training("unet", "ct-denoising"), Training("tiny", "ct-denoising")]
+    budget = Budget(2, batch_size=3, patch_size=32)
+    trained = list(train_all(tmp_path / "pairs", trainings, budget, tmp_path / "work", 2))
+    assert {item.training.name: item.steps for item in trained} == {
+        "tiny:unified": 6,
+        "unet:ct-denoising": 2,
+        "tiny:ct-denoising": 2,
+    }
+    again = list(train_all(tmp_path / "pairs", trainings, budget, tmp_path / "work", 2))
+    assert sorted(i.seconds for i in again) == sorted(i.seconds for i in trained)  # kept, not trained again
+    table = slice_table(measure_all(tmp_path / "pairs", trained, 1, seed=0), ["amir"])
+    networks = set(table[table.task == "ct-denoising"].network)
+    assert networks == {"input", CLASSICAL, SHUFFLED, "tiny:unified", "unet:ct-denoising", "tiny:ct-denoising"}
+    assert "unet:ct-denoising" not in set(table[table.task == "pet-synthesis"].network)
+    assert cost_of(load_network(trained[0])).multiplications > 1000
