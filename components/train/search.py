@@ -1,0 +1,119 @@
+"""Hyper-parameter search: trainings with other learning rates, batches and patches, by Optuna, each a run in MLflow.
+
+`python -m components.train.search --pairs data/pairs --network unified --out runs/search --config params.yaml`
+"""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+from pydantic import Field
+
+from components.command import announce, configure, main
+from components.train.step import TrainConfig, train
+from mira.cases import Record
+from mira.errors import ConfigurationError, DataRejected
+from mira.storage import write_text
+
+if TYPE_CHECKING:
+    import optuna
+
+STUDY_FILE = "optuna.db"
+BEST_FILE = "best.yaml"
+
+
+class SearchConfig(Record):
+    """Parameters of the search, section `search`; the section `train` gives all that is not searched."""
+
+    trials: int = Field(20, ge=1, description="trainings in all; a search that was cut off goes on to this number")
+    steps_per_task: int = Field(300, ge=1, description="optimiser steps for each task in a trial")
+    learning_rate: tuple[float, float] = Field((5e-4, 5e-3), description="smallest and largest peak learning rate")
+    batch_size: list[int] = Field([2, 4, 8], description="batch sizes to choose from, at equal numbers of patches")
+    patch_size: list[int] = Field([48, 64, 96], description="patch sizes to choose from")
+    ema_decay: list[float] = Field([0.98, 0.99, 0.995], description="decays of the averaged weights to choose from")
+    seed: int = Field(1, ge=0, description="seed of the search")
+    train: dict[str, object] = Field(default_factory=dict, description="parameters of the train step for all trials")
+
+
+class SearchSummary(Record):
+    """What a search found.
+
+    Attributes:
+        trials: finished trials.
+        gain_db: mean over tasks of the validation gain in the best one.
+        best: its parameters; also in best.yaml, as a section `train` for `--config`.
+    """
+
+    trials: int
+    gain_db: float
+    best: dict[str, float | int]
+
+
+def search(pairs: Path, network: str, out: Path, config: SearchConfig) -> SearchSummary:
+    """Search for the parameters with the highest mean validation gain at a fixed number of training patches.
+
+    A larger batch takes fewer steps, so that every trial sees as many patches as `steps_per_task` batches of the
+    train step's own size.
+
+    Args:
+        pairs: root of the pair store.
+        network: `unified`, or a task.
+        out: folder for the study's database, the trials' checkpoints and best.yaml.
+        config: parameters.
+
+    Raises:
+        ConfigurationError: when Optuna is not installed, or a parameter cannot be used.
+        DataRejected: when there are no validation pairs to compare by.
+    """
+    try:
+        import optuna
+    except ImportError as error:
+        raise ConfigurationError("The search needs Optuna: pip install 'mira-net[search]'.") from error
+    base = configure(TrainConfig, config.train, "search, train")
+    patches = config.steps_per_task * base.batch_size
+    out.mkdir(parents=True, exist_ok=True)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        study_name=network,
+        storage=f"sqlite:///{(out / STUDY_FILE).absolute()}",
+        direction="maximize",
+        load_if_exists=True,
+        sampler=optuna.samplers.TPESampler(seed=config.seed),
+    )
+
+    def objective(trial: "optuna.Trial") -> float:
+        batch_size = trial.suggest_categorical("batch_size", config.batch_size)
+        chosen = base.model_copy(
+            update={
+                "learning_rate": trial.suggest_float("learning_rate", *config.learning_rate, log=True),
+                "batch_size": batch_size,
+                "patch_size": trial.suggest_categorical("patch_size", config.patch_size),
+                "ema_decay": trial.suggest_categorical("ema_decay", config.ema_decay),
+                "steps_per_task": max(1, patches // batch_size),
+                "run_name": f"search-{network}-{trial.number}",
+            }
+        )
+        summary = train(pairs, network, out / f"trial-{trial.number}", chosen)
+        if not summary.gain_db:
+            raise DataRejected("There are no validation pairs, so trials cannot be compared. Raise validation_share.")
+        trial.set_user_attr("mlflow_run", summary.run_id)
+        gain = sum(summary.gain_db.values()) / len(summary.gain_db)
+        announce(f"trial {trial.number}: {gain:+.2f} dB")
+        return gain
+
+    finished = optuna.trial.TrialState.COMPLETE
+    study.optimize(objective, n_trials=max(0, config.trials - len(study.get_trials(states=[finished]))))
+    best = dict(study.best_trial.params)
+    write_text(out / BEST_FILE, yaml.safe_dump({"train": best}, sort_keys=True))
+    return SearchSummary(trials=len(study.get_trials(states=[finished])), gain_db=study.best_value, best=best)
+
+
+def _call(pairs: Path, network: Path, out: Path, config: SearchConfig) -> SearchSummary:
+    return search(pairs, str(network), out, config)
+
+
+if __name__ == "__main__":
+    sys.exit(
+        main("search", SearchConfig, ["pairs", "network", "out"], _call, "Search for training parameters by Optuna.")
+    )
