@@ -47,6 +47,8 @@ class Protocol(Record):
     echo_time_ms: float | None = None
     reconstruction: str = ""
     frame_duration_ms: float | None = None
+    acquired_rows: int | None = None  # MR: size of the matrix before the scanner's interpolation, along the rows' axis
+    acquired_columns: int | None = None
 
 
 class PetDose(Record):
@@ -62,6 +64,22 @@ class PetDose(Record):
     formula: str
 
 
+class Conversion(Record):
+    """How stored values became voxels: the formula and the numbers in it; no moment in time, no word of the header.
+
+    Attributes:
+        source_unit: the DICOM unit of stored * slope + intercept: HU, BQML, GML, CNTS, ...; a.u. for MR.
+        factor: voxel value per unit of that.
+        formula: how, with the names of `inputs`.
+        inputs: slope and intercept (lowest and highest of the slices), weight, dose, half-life, seconds between.
+    """
+
+    source_unit: str
+    factor: float
+    formula: str
+    inputs: dict[str, float]
+
+
 class CaseRecord(Record):
     """All that is known of a case, free of PHI and free text.
 
@@ -72,10 +90,14 @@ class CaseRecord(Record):
         patient: keyed pseudonym of the patient, stable per project.
         study: keyed pseudonym of the study.
         series: keyed pseudonym of the series.
+        frame_of_reference: keyed pseudonym of the frame of reference; cases that share it share patient coordinates,
+            as a PET and its CT do. "" when the DICOM names none.
         modality: CT, PET or MR.
         unit: unit of the voxels.
         shape: (slices, rows, columns).
         spacing_mm: distances between (slices, rows, columns).
+        conversion: how the stored values became the voxels; None in records of older versions.
+        pet_dose: for the physics of a PET in SUVbw, what its dose was; None where the header does not hold it all.
         mr_scale: robust intensity scale of an MR volume (99.5th percentile of its foreground); None otherwise.
         tasks: tasks for which the case can be used.
         task_refusals: for every other task of its modality, why not.
@@ -92,12 +114,14 @@ class CaseRecord(Record):
     patient: str
     study: str
     series: str
+    frame_of_reference: str = ""
     modality: Modality
     unit: Unit
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
     scanner: Scanner = Scanner()
     protocol: Protocol = Protocol()
+    conversion: Conversion | None = None
     pet_dose: PetDose | None = None
     mr_scale: float | None = None
     tasks: list[Task] = Field(default_factory=list)
@@ -118,9 +142,9 @@ class CaseRecord(Record):
 def write_case(root: Path, record: CaseRecord, volume: Volume, structures: Volume | None = None) -> Path:
     """Store a case and return its folder; `case.json` is written last, so a folder with it is complete."""
     folder = record.folder(root)
-    write_nifti(folder / "image.nii", volume)
+    write_nifti(folder / "image.nii", volume, compact=True)
     if structures is not None:
-        write_nifti(folder / "structures.nii", structures)
+        write_nifti(folder / "structures.nii", structures, compact=True)
     write_json(folder / "case.json", record.model_dump(mode="json"))
     return folder
 

@@ -8,6 +8,8 @@ from tqdm import tqdm
 
 T = TypeVar("T")
 
+tqdm.monitor_interval = 0  # no thread beside the bar: a process with threads cannot be forked safely
+
 
 def track(items: Iterable[T], what: str, total: int | None = None, unit: str = "it") -> Iterator[T]:
     """Iterate with a progress bar on standard error when it is a terminal.

@@ -63,6 +63,11 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
+def write_compact_json(path: Path, value: Any) -> None:
+    """Write a long JSON document that nobody reads, atomically and without blanks."""
+    write_text(path, json.dumps(value, separators=(",", ":"), sort_keys=True, allow_nan=False) + "\n")
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON document."""
     return json.loads(path.read_text(encoding="utf-8"))

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import nibabel as nib
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from mira.errors import DataRejected
 from mira.storage import atomic_file
 
+HEADER_BYTES = 352
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -33,12 +35,42 @@ class Volume:
         return float(slice_), float(row), float(column)
 
 
-def write_nifti(path: Path, volume: Volume) -> None:
-    """Write an uncompressed float32 NIfTI-1 file; each slice is contiguous in it."""
-    image = nib.Nifti1Image(volume.voxels.transpose(2, 1, 0), LPS_TO_RAS @ volume.affine)
-    image.header.set_xyzt_units("mm")
-    with atomic_file(path) as temporary:
-        image.to_filename(temporary)
+def write_nifti(path: Path, volume: Volume, *, compact: bool = False) -> None:
+    """Write an uncompressed NIfTI-1 file; each slice is contiguous in it.
+
+    Args:
+        path: the file.
+        volume: what to write.
+        compact: store whole numbers, such as most HU, in 16 bits when every voxel fits; no value changes, and the file
+            is half as long. Otherwise, and for everything else, voxels are stored as float32.
+    """
+    with atomic_file(path) as temporary, temporary.open("wb") as stream:
+        if not (compact and _write_as(stream, volume, np.dtype("<i2"))):
+            stream.seek(0)
+            stream.truncate()
+            _write_as(stream, volume, np.dtype("<f4"))
+
+
+def _write_as(stream: BinaryIO, volume: Volume, dtype: np.dtype[Any]) -> bool:
+    """Write header and voxels; False, with the file unfinished, when a voxel is not the same as that type."""
+    header = nib.Nifti1Header()
+    header.set_data_dtype(dtype)
+    header.set_data_shape(volume.voxels.shape[::-1])
+    header.set_xyzt_units("mm")
+    affine = LPS_TO_RAS @ volume.affine
+    header.set_sform(affine, code="aligned")
+    header.set_qform(affine, code="unknown")
+    header["vox_offset"] = HEADER_BYTES
+    header["magic"] = b"n+1"
+    stream.write(header.binaryblock.ljust(HEADER_BYTES, b"\0"))
+    stored = np.empty(volume.voxels.shape[1:], dtype)
+    for values in volume.voxels:
+        with np.errstate(invalid="ignore"):  # a NaN in 16 bits is found below
+            np.copyto(stored, values, casting="unsafe")
+        if dtype.kind == "i" and not (stored == values).all():
+            return False
+        stream.write(stored.data)
+    return True
 
 
 def read_nifti(path: Path) -> Volume:

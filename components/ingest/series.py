@@ -11,7 +11,9 @@ from pydicom.dataset import Dataset
 from mira import __version__
 from mira.cases import CaseRecord, Record, write_case
 from mira.dicom import headers as h
+from mira.dicom.burned_in import text_warnings
 from mira.dicom.deidentify import Pseudonyms
+from mira.dicom.elements import Fetched, fetch
 from mira.dicom.facts import protocol_facts, scanner_facts, sop_class_uid, transfer_syntax_uid
 from mira.dicom.fitness import tasks_of
 from mira.dicom.headers import tolerant
@@ -21,7 +23,7 @@ from mira.dicom.volume import SeriesResult, SeriesVolume, read_volumes
 from mira.sites import Site
 from mira.storage import hash_file, read_json, write_json
 
-LEDGER_FORMAT = "1"
+LEDGER_FORMAT = "2"
 SOFTWARE = f"mira-net {__version__}"
 
 
@@ -87,6 +89,7 @@ class Outcome(Record):
 
     Attributes:
         cases: ids of the cases it gave.
+        records: SHA-256 of the `case.json` of each; a case that a later series of the same UID replaced is known by it.
         rejected: what did not become a case.
         structure_sets: content hashes of the structure sets that were drawn on it.
         duplicates: copies of slices that were left out.
@@ -95,6 +98,7 @@ class Outcome(Record):
     """
 
     cases: list[str] = Field(default_factory=list)
+    records: list[str] = Field(default_factory=list)
     rejected: list[Rejected] = Field(default_factory=list)
     structure_sets: list[str] = Field(default_factory=list)
     duplicates: int = 0
@@ -102,48 +106,85 @@ class Outcome(Record):
     voxels_out: int = 0
 
 
-def ingest_series(job: Job) -> tuple[str, Outcome, bool]:
-    """Take in one series, or find that it has been taken in unchanged.
+@dataclass(frozen=True)
+class Done:
+    """A series that is done with.
 
-    Returns:
-        The name of its ledger entry, its outcome, and whether it was found done.
+    Attributes:
+        key: name of its ledger entry.
+        outcome: what became of it.
+        unchanged: whether it had been taken in before.
+        contents: content hash of each of its files.
     """
-    hashes = [hash_file(path) for path in job.files]
-    sets = [hash_file(path) for path in job.structure_sets]
-    content = hashlib.sha256("".join(sorted(hashes)).encode()).hexdigest()
-    rules = job.site.model_dump_json(include={"id", "role", "series"})
-    key = job.pseudonyms.code(
-        "ledger", LEDGER_FORMAT, SOFTWARE, content, *sorted(sets), rules, job.patient_scope, str(job.minimum_size)
-    )
+
+    key: str
+    outcome: Outcome
+    unchanged: bool
+    contents: list[str]
+
+
+def ingest_series(job: Job) -> Done:
+    """Take in one series, or find that it has been taken in unchanged. Each file is read once."""
+    with tolerant():
+        fetched = {path: fetch(path) for path in job.files}
+        contents = [fetched[path].content for path in job.files]
+        done = find_done(job, contents)
+        if done is not None:
+            return done
+        content = _content(contents)
+        try:
+            outcome = _take_in(job, content, fetched)
+        except OSError:
+            raise  # a full disk or a lost mount is no property of the series
+        except Exception as error:  # its message may quote the header, so only its kind is kept
+            outcome = Outcome(rejected=[_rejected(job, job.files, Reason.CRASHED, type(error).__name__)])
+    key = _key(job, content)
+    write_json(job.ledger / f"{key}.json", outcome.model_dump(mode="json"))
+    return Done(key, outcome, False, contents)
+
+
+def find_done(job: Job, contents: list[str]) -> Done | None:
+    """What became of a series when it was taken in before, or None when it was not.
+
+    Args:
+        job: the series.
+        contents: content hash of each of its files.
+    """
+    key = _key(job, _content(contents))
     entry = job.ledger / f"{key}.json"
-    if entry.is_file():
-        outcome = Outcome.model_validate(read_json(entry))
-        if all((job.out / job.site.id / case / "case.json").is_file() for case in outcome.cases):
-            return key, outcome, True
-    try:
-        with tolerant():
-            outcome = _take_in(job, content, dict(zip(job.files, hashes, strict=True)))
-    except OSError:
-        raise  # a full disk or a lost mount is no property of the series
-    except Exception as error:  # its message may quote the header, so only its kind is kept
-        outcome = Outcome(rejected=[_rejected(job, job.files, Reason.CRASHED, type(error).__name__, hashes[0])])
-    write_json(entry, outcome.model_dump(mode="json"))
-    return key, outcome, False
+    if not entry.is_file():
+        return None
+    outcome = Outcome.model_validate(read_json(entry))
+    records = [job.out / job.site.id / case / "case.json" for case in outcome.cases]
+    if [hash_file(path) if path.is_file() else "" for path in records] != outcome.records:
+        return None
+    return Done(key, outcome, True, contents)
 
 
-def _take_in(job: Job, content: str, hashes: dict[Path, str]) -> Outcome:
-    result = read_volumes(job.files)
-    rejected, cases, used = [], list[str](), set[str]()
+def _content(contents: list[str]) -> str:
+    return hashlib.sha256("".join(sorted(contents)).encode()).hexdigest()
+
+
+def _key(job: Job, content: str) -> str:
+    """Name of a series' entry in the ledger: its content, and everything else that decides what becomes of it."""
+    sets = sorted(hash_file(path) for path in job.structure_sets)
+    rules = job.site.model_dump_json(include={"id", "role", "series"})
+    return job.pseudonyms.code(
+        "ledger", LEDGER_FORMAT, SOFTWARE, content, *sets, rules, job.patient_scope, str(job.minimum_size)
+    )
+
+
+def _take_in(job: Job, content: str, fetched: dict[Path, Fetched]) -> Outcome:
+    result = read_volumes(job.files, fetched)
+    cases, records, used = list[str](), list[str](), set[str]()
     voxels_out, too_small = 0, set[Path]()
-    for refusal in result.refusals:
-        first = hashes[refusal.files[0]]
-        rejected.append(_rejected(job, refusal.files, refusal.reason, refusal.detail, first))
+    rejected = [_rejected(job, refusal.files, refusal.reason, refusal.detail) for refusal in result.refusals]
     for volume in result.volumes:
         size = volume.volume.voxels.shape
         if min(size[1:]) < job.minimum_size:
             detail = f"{size[1]} x {size[2]} pixels, minimum {job.minimum_size}"
             files = sorted(set(volume.files))
-            rejected.append(_rejected(job, files, Reason.TOO_SMALL, detail, hashes[files[0]]))
+            rejected.append(_rejected(job, files, Reason.TOO_SMALL, detail))
             too_small |= set(files)
             continue
         labels, drawn = _labels(job, volume)
@@ -152,9 +193,11 @@ def _take_in(job: Job, content: str, hashes: dict[Path, str]) -> Outcome:
         shutil.rmtree(record.folder(job.out), ignore_errors=True)
         write_case(job.out, record, volume.volume, labels.volume)
         cases.append(record.case_id)
+        records.append(hash_file(record.folder(job.out) / "case.json"))
         voxels_out += volume.volume.voxels.size
     return Outcome(
         cases=cases,
+        records=records,
         rejected=rejected,
         structure_sets=sorted(used),
         duplicates=len(result.duplicates),
@@ -186,6 +229,7 @@ def _record(job: Job, volume: SeriesVolume, content: str, labels: Labels, number
         tasks, refusals = [], {task.value: "a simulated degradation is no reference to learn from" for task in tasks}
     slices, rows, columns = volume.volume.voxels.shape
     code = names.code("case", job.site.id, series)[:12]
+    frame = h.uid(header, "FrameOfReferenceUID")
     return CaseRecord(
         case_id=f"{volume.modality.value.lower()}-{code}" + (f"-{number}" if number > 1 else ""),
         site=job.site.id,
@@ -193,12 +237,14 @@ def _record(job: Job, volume: SeriesVolume, content: str, labels: Labels, number
         patient=names.patient(header, job.patient_scope, content),
         study=names.study(header, content),
         series=series,
+        frame_of_reference=names.code("frame-of-reference", frame) if frame else "",
         modality=volume.modality,
         unit=volume.unit,
         shape=(slices, rows, columns),
         spacing_mm=volume.volume.spacing,
         scanner=scanner_facts(header),
         protocol=protocol_facts(header),
+        conversion=volume.conversion,
         pet_dose=volume.pet_dose,
         mr_scale=volume.mr_scale,
         tasks=tasks,
@@ -207,18 +253,18 @@ def _record(job: Job, volume: SeriesVolume, content: str, labels: Labels, number
         transfer_syntax_uid=transfer_syntax_uid(header),
         source_sha256=volume.source_sha256,
         source_files=len(set(volume.files)),
-        warnings=sorted({*volume.warnings, *labels.warnings}),
+        warnings=sorted({*volume.warnings, *labels.warnings, *text_warnings(volume.volume.voxels)}),
         structures=labels.count,
         software=SOFTWARE,
     )
 
 
-def _rejected(job: Job, files: list[Path], reason: Reason, detail: str, content: str) -> Rejected:
+def _rejected(job: Job, files: list[Path], reason: Reason, detail: str) -> Rejected:
     return Rejected(
         site=job.site.id,
         kind="series",
         index=min(job.indices[job.files.index(path)] for path in files),
-        content=content[:12],
+        content=hash_file(files[0])[:12],
         modality=job.modality,
         reason=reason.value,
         text=reason.text,
@@ -228,6 +274,9 @@ def _rejected(job: Job, files: list[Path], reason: Reason, detail: str, content:
 
 
 def _declared(job: Job, result: SeriesResult, too_small: set[Path]) -> int:
-    """Pixels of every file that was neither refused nor a copy, by the header that the scan read."""
-    left_out = {path for refusal in result.refusals for path in refusal.files} | set(result.duplicates) | too_small
-    return sum(pixels for path, pixels in zip(job.files, job.pixels, strict=True) if path not in left_out)
+    """Pixels of every frame that was neither refused nor a copy, by the headers that the scan read."""
+    total = 0
+    for path, pixels in zip(job.files, job.pixels, strict=True):
+        if path not in too_small:
+            total += round(pixels * (1 - result.left_out.get(path, 0.0)))
+    return total

@@ -1,12 +1,7 @@
 """Take in the DICOM of all sites: de-identified cases, and a quarantine that lists everything else with its reason."""
 
-import multiprocessing
-import os
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +11,11 @@ from pydantic import Field
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from components.ingest.series import SOFTWARE, Job, Outcome, Rejected, ingest_series
+from components.ingest.known import KnownFiles
+from components.ingest.publish import exclusive, publish
+from components.ingest.series import SOFTWARE, Done, Job, Outcome, Rejected, find_done, ingest_series
 from components.ingest.summary import IngestSummary, SiteSummary, summarise
+from components.ingest.workers import Workers, available_cores
 from mira.cases import Record, iterate_cases, write_case_table
 from mira.dicom import headers as h
 from mira.dicom.archive import opened
@@ -25,7 +23,7 @@ from mira.dicom.deidentify import Pseudonyms, load_pseudonyms
 from mira.dicom.fitness import check_rules, offered
 from mira.dicom.headers import tolerant
 from mira.dicom.reasons import Reason, Refused
-from mira.dicom.scan import FoundSeries, RejectedFile, Scan, modality_code, scan
+from mira.dicom.scan import FoundSeries, RejectedFile, Scan, gather, modality_code
 from mira.dicom.structures import References, read_structure_set, references
 from mira.errors import DataRejected
 from mira.progress import track
@@ -33,7 +31,7 @@ from mira.sites import Site, load_sites
 from mira.storage import hash_file, read_json, write_json
 
 LEDGER = ".ingest"
-FEW = 4
+SEEN = ".seen"
 
 
 class IngestConfig(Record):
@@ -45,6 +43,14 @@ class IngestConfig(Record):
         "project",
         description="where patient IDs without an issuer are unique: `project` treats the same ID at two sites as one "
         "patient, so that nobody can be in training and in the local set at once; `site` treats them as two",
+    )
+    verify: bool = Field(
+        False, description="read and hash every file again, also those that nothing has touched since the last ingest"
+    )
+    store: str = Field(
+        "",
+        description="folder that outlives a run, where cases are kept and what was read is remembered; the output gets "
+        "hard links to its files, or copies where that is not possible. Empty: the output itself is that folder",
     )
     keep_other_sites: bool = Field(
         False, description="keep cases of sites that sites.yaml does not name; else their cases are removed"
@@ -58,11 +64,18 @@ class _SiteWork:
     site: Site
     scan: Scan
     indices: dict[Path, int]
+    known: KnownFiles
     sets: dict[Path, References] = field(default_factory=dict)
     jobs: list[Job] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     unchanged: int = 0
+
+    def note(self, job: Job, done: Done) -> None:
+        """Enter what became of a series."""
+        self.outcomes[done.key] = done.outcome
+        self.unchanged += done.unchanged
+        self.known.note_contents(zip(job.files, done.contents, strict=True))
 
 
 def ingest(sites_file: Path, out: Path, config: IngestConfig) -> IngestSummary:
@@ -93,25 +106,47 @@ def ingest(sites_file: Path, out: Path, config: IngestConfig) -> IngestSummary:
 def ingest_sites(sites: list[Site], out: Path, config: IngestConfig) -> IngestSummary:
     """The same for sites that are already loaded; see `ingest`."""
     pseudonyms = load_pseudonyms()
+    store = Path(config.store) if config.store else out
+    with exclusive(store / LEDGER):
+        try:
+            return _ingest_into(sites, store, config, pseudonyms)
+        finally:
+            if config.store:
+                publish(store, out)
+
+
+def _ingest_into(sites: list[Site], out: Path, config: IngestConfig, pseudonyms: Pseudonyms) -> IngestSummary:
     out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
+        workers = Workers(config.workers or available_cores())
+        stack.callback(workers.close)
         works = []
         for site in sites:
             source = stack.enter_context(opened(site.path))
+            known = KnownFiles(out / LEDGER / SEEN / f"{site.id}.json", SOFTWARE, pseudonyms, config.verify)
+            looks = known.look_at_all(source, workers, f"scan {site.id}")
             with tolerant():
-                works.append(_prepare(site, scan(source, f"scan {site.id}"), source.files, out, pseudonyms, config))
-        _run([(work, job) for work in works for job in work.jobs], config)
+                found = gather(source, looks)
+                works.append(_prepare(site, found, source.files, known, out, pseudonyms, config))
+        _run([(work, job) for work in works for job in work.jobs], workers)
         for work in works:
             _list_unused_structures(work)
+            work.known.store()
     removed = _remove_stale(works, out, config)
     return _store(works, out, removed, pseudonyms)
 
 
 def _prepare(
-    site: Site, found: Scan, files: list[Path], out: Path, pseudonyms: Pseudonyms, config: IngestConfig
+    site: Site,
+    found: Scan,
+    files: list[Path],
+    known: KnownFiles,
+    out: Path,
+    pseudonyms: Pseudonyms,
+    config: IngestConfig,
 ) -> _SiteWork:
     indices = {path: number for number, path in enumerate(files)}
-    work = _SiteWork(site, found, indices)
+    work = _SiteWork(site, found, indices, known)
     work.rejected = [_rejected_file(work, item) for item in found.rejected]
     for path in found.structure_sets:
         try:
@@ -158,42 +193,28 @@ def _structure_sets_for(series: FoundSeries, sets: dict[Path, References]) -> li
     ]
 
 
-def _run(tasks: list[tuple[_SiteWork, Job]], config: IngestConfig) -> None:
-    """Take in all series, in as many processes as configured."""
-    workers = min(config.workers or os.cpu_count() or 1, len(tasks))
-    results = _in_turn(tasks) if workers < 2 or len(tasks) <= FEW else _in_parallel(tasks, workers)
-    for work, (key, outcome, unchanged) in track(results, "ingest", total=len(tasks), unit="series"):
-        work.outcomes[key] = outcome
-        work.unchanged += unchanged
-
-
-def _in_turn(tasks: list[tuple[_SiteWork, Job]]) -> Iterator[tuple[_SiteWork, tuple[str, Outcome, bool]]]:
+def _run(tasks: list[tuple[_SiteWork, Job]], workers: Workers) -> None:
+    """Take in all series: those that are known to be unchanged at once, the others by the workers, largest first."""
+    rest = []
     for work, job in tasks:
-        yield work, ingest_series(job)
+        contents = work.known.contents(job.files)
+        done = find_done(job, contents) if contents is not None else None
+        if done is None:
+            rest.append((work, job))
+        else:
+            work.note(job, done)
+    rest.sort(key=lambda pair: -sum(pair[1].pixels))
+    results = workers.each(ingest_series, [job for _, job in rest])
+    for index, done in track(results, "ingest", total=len(rest), unit="series"):
+        work, job = rest[index]
+        work.note(job, done if done is not None else _crashed(work, job))
 
 
-def _in_parallel(
-    tasks: list[tuple[_SiteWork, Job]], workers: int
-) -> Iterator[tuple[_SiteWork, tuple[str, Outcome, bool]]]:
-    """One series per process at a time; a series whose decoder kills its process is tried once more, alone."""
-    context = multiprocessing.get_context("spawn")
-    crashed: list[tuple[_SiteWork, Job]] = []
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        waiting = {pool.submit(ingest_series, job): (work, job) for work, job in tasks}
-        for future in as_completed(waiting):
-            try:
-                yield waiting[future][0], future.result()
-            except BrokenProcessPool:
-                crashed.append(waiting[future])
-    for work, job in crashed:
-        with ProcessPoolExecutor(1, mp_context=context) as pool:
-            try:
-                yield work, pool.submit(ingest_series, job).result()
-            except BrokenProcessPool:
-                path = job.files[0]
-                item = _rejected_file(work, RejectedFile(path, "", Reason.CRASHED))
-                lost = item.model_copy(update={"kind": "series", "files": len(job.files)})
-                yield work, (f"crashed-{job.indices[0]}", Outcome(rejected=[lost]), False)
+def _crashed(work: _SiteWork, job: Job) -> Done:
+    """A series whose decoder killed its process, twice."""
+    item = _rejected_file(work, RejectedFile(job.files[0], "", Reason.CRASHED))
+    lost = item.model_copy(update={"kind": "series", "files": len(job.files)})
+    return Done(f"crashed-{job.indices[0]}", Outcome(rejected=[lost]), False, [""] * len(job.files))
 
 
 def _list_unused_structures(work: _SiteWork) -> None:
@@ -209,21 +230,13 @@ def _rejected_file(work: _SiteWork, item: RejectedFile) -> Rejected:
         site=work.site.id,
         kind="file" if known else "source",
         index=work.indices.get(item.path, -1),
-        content=_content(item.path) if known else "",
+        content=work.known.content(item.path)[:12] if known else "",
         modality=item.modality,
         reason=item.reason.value,
         text=item.reason.text,
         detail=item.detail,
         files=1,
     )
-
-
-def _content(path: Path) -> str:
-    """First digits of a file's hash; "" when it cannot be read at all, which is then its reason."""
-    try:
-        return hash_file(path)[:12]
-    except OSError:
-        return ""
 
 
 def _not_offered(work: _SiteWork, series: FoundSeries) -> Rejected:
@@ -234,6 +247,8 @@ def _not_offered(work: _SiteWork, series: FoundSeries) -> Rejected:
 def _remove_stale(works: list[_SiteWork], out: Path, config: IngestConfig) -> int:
     """Remove cases and ledger entries whose source is gone; of other sites too, unless they are to be kept."""
     removed = 0
+    for left in out.rglob(".partial-*"):  # of a run that was killed
+        left.unlink()
     cases = {(work.site.id, case) for work in works for outcome in work.outcomes.values() for case in outcome.cases}
     named = {work.site.id for work in works}
     for folder in sorted(path.parent for path in out.glob("*/*/") for path in [path / "image.nii"] if path.is_file()):

@@ -45,7 +45,7 @@ def opened(path: Path) -> Iterator[Opened]:
     with ExitStack() as stack:
         if path.is_dir():
             listed = sorted(p for p in path.rglob("*") if p.is_file())
-        elif path.name.upper() == "DICOMDIR":
+        elif path.name.upper().startswith("DICOMDIR"):
             listed = _directory(path, found)
         else:
             listed = [path]
@@ -98,6 +98,8 @@ def _directory(path: Path, found: Opened) -> list[Path]:
         except Exception:  # any damage means: this index cannot be used
             found.missing.append(Reason.UNREADABLE)
             return []
+        if not records:
+            found.missing.append(Reason.DIRECTORY)  # an index of nothing
         for record in records:
             parts = h.values(record, "ReferencedFileID")
             if not parts:

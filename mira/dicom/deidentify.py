@@ -1,130 +1,281 @@
-"""Keyed pseudonyms: the same patient always becomes the same code, and without the key no way leads back."""
+"""De-identified DICOM objects by the Basic Profile of PS3.15 Annex E, with declared options.
+
+An object is never edited: a new one is built, into which an attribute comes only by a rule that lets it in. What is
+left out for want of a rule, of a readable value, or of a value that looks as its attribute demands, cannot leak.
+"""
 
 import hashlib
-import hmac
-import os
-import secrets
-from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
-from pydicom.dataset import Dataset
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.datadict import dictionary_has_tag, keyword_for_tag
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.multival import MultiValue
+from pydicom.sequence import Sequence as DicomSequence
+from pydicom.tag import BaseTag, Tag
+from pydicom.uid import ExplicitVRLittleEndian
 
+from mira import __version__
+from mira.dicom import clean_values as clean
 from mira.dicom import headers as h
-from mira.errors import ConfigurationError
+from mira.dicom.clean_private import copy_private
+from mira.dicom.confidentiality import DEFAULT, EDITION, Action, Retain, action, method_codes
+from mira.dicom.facts import standard_uid
+from mira.dicom.pseudonym_key import load_pseudonyms
+from mira.dicom.pseudonyms import Pseudonyms
+from mira.dicom.triage import sop_class
+from mira.dicom.vocabulary import CODING_SCHEMES, HEADLESS, TEXT_ATTRIBUTES
 
-KEY_VARIABLE = "MIRA_PSEUDONYM_KEY"
-KEY_FILE_VARIABLE = "MIRA_KEY_FILE"
-SHORTEST_KEY = 16
-DIGITS = 16
+__all__ = ["Deidentifier", "Pseudonyms", "load_pseudonyms"]
+
+INTEGERS = ("US", "SS", "UL", "SL", "UV", "SV")
+DUMMIES = {"DA": "19000101", "TM": "000000", "DT": "19000101000000", "AS": "000Y", "DS": "0", "IS": "0"}
+DUMMY_TEXT = "ANONYMIZED"
+PATIENT = frozenset({Tag("PatientName"), Tag("PatientID")})
+WRITTEN_HERE = frozenset(
+    Tag(keyword)
+    for keyword in (
+        "SpecificCharacterSet", "PatientIdentityRemoved", "DeidentificationMethod",
+        "DeidentificationMethodCodeSequence", "LongitudinalTemporalInformationModified",
+        "RecognizableVisualFeatures", "PixelData", "FloatPixelData", "DoubleFloatPixelData",
+        "BitsAllocated", "BurnedInAnnotation",
+    )
+)  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Pseudonyms:
-    """Makes pseudonyms with one key.
+class Deidentifier:
+    """Makes de-identified copies with one key and one set of options.
 
     Attributes:
-        key: the secret; never stored with the data.
+        retain: the options that are switched on.
     """
 
-    key: bytes
-
-    def __repr__(self) -> str:
-        return "Pseudonyms(key=...)"
-
-    def code(self, kind: str, *parts: str) -> str:
-        """HMAC-SHA-256 of a kind of identifier and its parts, as 16 hexadecimal digits.
+    def __init__(self, pseudonyms: Pseudonyms, retain: frozenset[Retain] = DEFAULT, scope: str = "") -> None:
+        """Set up.
 
         Args:
-            kind: what is named, so that equal values of different kinds get different codes.
-            parts: the identifier; their borders count.
+            pseudonyms: the project's key.
+            retain: options of the profile.
+            scope: what patient IDs without an issuer are unique in; "" for the whole project.
         """
-        message = "\0".join([kind, *(f"{len(part)}:{part}" for part in parts)])
-        return hmac.new(self.key, message.encode(), hashlib.sha256).hexdigest()[:DIGITS]
+        self.names = pseudonyms
+        self.retain = retain
+        self.scope = scope
 
-    @property
-    def key_id(self) -> str:
-        """Tells two keys apart without telling anything of them."""
-        return self.code("key-id")[:8]
-
-    def patient(self, header: Dataset, scope: str, content: str) -> str:
-        """Pseudonym of the patient.
-
-        An ID that says nothing (empty, `***`, ANONYMIZED) is never used: all such patients would become one. Then
-        the study, the frame of reference or, without either, the content stands for a patient of its own.
+    def __call__(self, source: Dataset, stored: NDArray[Any] | None) -> FileDataset:
+        """A de-identified copy of one object.
 
         Args:
-            header: any header of the series.
-            scope: "" where patient IDs are unique in the whole project, else what they are unique in.
-            content: hash of the series' content.
+            source: an image of CT, MR or PET, or a structure set; read by `tolerant` settings, values may be invalid.
+            stored: its decoded stored values [rows, columns] or [frames, rows, columns]; None for a structure set.
+                They are written without compression: a comment in a compressed stream does not come along.
+
+        Returns:
+            The copy, in explicit VR little endian, ready to be saved; the same input always gives the same bytes.
         """
-        identifier = h.text(header, "PatientID")
-        if not h.is_placeholder(identifier):
-            return self.code("patient", h.text(header, "IssuerOfPatientID") or scope, identifier.upper())
-        return self.code("patient-of", *self._context(header, content))
-
-    def study(self, header: Dataset, content: str) -> str:
-        """Pseudonym of the study."""
-        return self.code("study", *self._context(header, content))
-
-    def series(self, header: Dataset, content: str) -> str:
-        """Pseudonym of the series; by its content when it has no UID."""
-        series = h.uid(header, "SeriesInstanceUID")
-        return self.code("series", *self._context(header, content), series or f"content:{content}")
-
-    def _context(self, header: Dataset, content: str) -> tuple[str, str]:
-        for keyword in ("StudyInstanceUID", "FrameOfReferenceUID"):
-            if value := h.uid(header, keyword):
-                return keyword, value
-        return "content", content
+        work = _Copy(self, source)
+        target = FileDataset("", {}, preamble=b"\0" * 128)
+        work.copy(source, target)
+        work.identify(target, stored)
+        if stored is not None:
+            _write_pixels(source, target, stored)
+        work.declare(target)
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID = target.SOPClassUID
+        meta.MediaStorageSOPInstanceUID = target.SOPInstanceUID
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        target.file_meta = meta
+        return target
 
 
-def load_pseudonyms() -> Pseudonyms:
-    """The project's key: from the environment, or from the secret file, which is made on first use.
+class _Copy:
+    """One object on its way."""
 
-    `MIRA_PSEUDONYM_KEY` holds the key itself; `MIRA_KEY_FILE` names a file with it. Without either the file is
-    `~/.config/mira/pseudonym.key`, readable by its owner only.
+    def __init__(self, settings: Deidentifier, source: Dataset) -> None:
+        self.names, self.source = settings.names, source
+        pet = h.text(source, "Modality").upper() == "PT"
+        self.retain = settings.retain if pet else settings.retain - {Retain.SUV}
+        self.coded = clean.Coded(source)
+        series = h.text(source, "SeriesInstanceUID") or h.text(source, "SOPInstanceUID")
+        self.patient = self.names.patient(source, settings.scope, series)
+        self.days = self.names.days_back(self.patient)
 
-    Raises:
-        ConfigurationError: for a key that is too short or a file that others can read or nobody can write.
-    """
-    given = os.environ.get(KEY_VARIABLE, "").strip()
-    if given:
-        return Pseudonyms(_checked(given, f"the environment variable {KEY_VARIABLE}"))
-    named = os.environ.get(KEY_FILE_VARIABLE)
-    path = Path(named) if named else Path.home() / ".config" / "mira" / "pseudonym.key"
-    try:
-        if not path.exists():
-            _make_key(path)
-        if not named and path.stat().st_mode & 0o077:
-            raise ConfigurationError(f"{path} can be read by others. Run: chmod 600 {path}")
-        return Pseudonyms(_checked(path.read_text(encoding="ascii").strip(), str(path)))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(
-            f"Cannot use the pseudonym key file {path}: {type(error).__name__}. "
-            f"Set {KEY_VARIABLE} or {KEY_FILE_VARIABLE}."
-        ) from error
+    def copy(self, source: Dataset, target: Dataset) -> None:
+        """Copy what the rules let in, attribute by attribute, into an empty dataset."""
+        for tag in sorted(source.keys()):
+            if tag.is_private or tag.element == 0 or tag.group <= 0x0006 or tag in WRITTEN_HERE:
+                continue
+            vr = _vr(source, tag)
+            todo = action(tag, vr, self.retain)
+            if vr and todo is not Action.REMOVE:
+                self._apply(todo, source, target, tag, vr)
+        copy_private(source, target, self.coded, self.retain, self.days)
 
+    def _apply(self, todo: Action, source: Dataset, target: Dataset, tag: BaseTag, vr: str) -> None:
+        if tag in PATIENT:
+            target.add_new(tag, vr, self.patient)
+        elif vr == "SQ":
+            if todo in (Action.RECURSE, Action.UNLISTED, Action.KEEP, Action.CLEAN):
+                self._sequence(source, target, tag)
+        elif todo is Action.EMPTY:
+            target.add_new(tag, vr, None)
+        elif todo is Action.DUMMY:
+            target.add_new(tag, vr, self._dummy(source, tag, vr))
+        else:
+            self._values(todo, source, target, tag, vr)
 
-def _checked(key: str, where: str) -> bytes:
-    if len(key) < SHORTEST_KEY:
-        raise ConfigurationError(
-            f"The pseudonym key in {where} is shorter than {SHORTEST_KEY} characters. "
-            "Make one with: openssl rand -hex 32"
-        )
-    return key.encode()
+    def _sequence(self, source: Dataset, target: Dataset, tag: BaseTag) -> None:
+        items = []
+        for item in _items(source, tag):
+            if "CodeValue" in item and h.text(item, "CodingSchemeDesignator") not in CODING_SCHEMES:
+                continue
+            copied = Dataset()
+            self.copy(item, copied)
+            if len(copied):
+                items.append(copied)
+        if items:
+            target.add_new(tag, "SQ", DicomSequence(items))
 
+    def _dummy(self, source: Dataset, tag: BaseTag, vr: str) -> str | None:
+        if vr == "UI":
+            return self._uid(_texts(source, tag)[:1])
+        return None if vr in (*INTEGERS, "OB", "OW", "UN", "FL", "FD") else DUMMIES.get(vr, DUMMY_TEXT)
 
-def _make_key(path: Path) -> None:
-    """Write a new key under a temporary name and link it: of two first users at once, one key wins."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(handle, "w", encoding="ascii") as stream:
-            stream.write(secrets.token_hex(32) + "\n")
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
+    def _uid(self, given: list[str]) -> str:
+        return standard_uid(given[0]) or self.names.uid(given[0]) if given and given[0] else ""
+
+    def _values(self, todo: Action, source: Dataset, target: Dataset, tag: BaseTag, vr: str) -> None:
+        """Copy the values of an attribute that is no sequence; values that may not stay become empty."""
+        if vr in (*INTEGERS, "FL", "FD", "AT"):
+            if numbers := _numbers(source, tag, vr):
+                target.add_new(tag, vr, numbers if len(numbers) > 1 else numbers[0])
             return
-    finally:
-        temporary.unlink()
+        given = _texts(source, tag)
+        keyword = keyword_for_tag(tag)
+        if todo is Action.UNLISTED and vr not in ("CS", "DS", "IS") and keyword not in TEXT_ATTRIBUTES:
+            return
+        kept = [self._value(todo, value, vr) if value else "" for value in given]
+        if todo is Action.SHIFT and None in kept:
+            return  # a moment that is none helps nobody, and half a range misleads
+        target.add_new(tag, vr, [value or "" for value in kept] if len(kept) > 1 else (kept or [None])[0])
+
+    def _value(self, todo: Action, value: str, vr: str) -> str | None:
+        if todo is Action.SHIFT:
+            shift = {"DA": clean.shifted_date, "DT": clean.shifted_date_time}
+            if vr in shift:
+                return shift[vr](value, self.days)
+            return clean.time_of_day(value) if vr == "TM" else _time_zone(value)
+        if vr == "UI":
+            return value if todo is Action.KEEP and h.UID.fullmatch(value) and len(value) <= 64 else self._uid([value])
+        if vr == "AS":
+            return clean.capped_age(value)
+        if vr == "CS":
+            return self.coded.code_string(value)
+        if vr in ("DS", "IS"):
+            return self.coded.number(value, vr)
+        if todo is Action.CLEAN:
+            return clean.technical_words(value)
+        if todo is Action.KEEP:
+            return self.coded.device_text(value, vr)
+        return self.coded.text(value, vr)
+
+    def identify(self, target: Dataset, stored: NDArray[Any] | None) -> None:
+        """Give the copy the names that every object needs, where its source had none."""
+        own = h.text(self.source, "SOPInstanceUID") or f"instance:{_content(stored)}"
+        study = h.text(self.source, "StudyInstanceUID") or f"study:{self.patient}"
+        series = h.text(self.source, "SeriesInstanceUID") or f"series:{study}:{h.text(self.source, 'SeriesNumber')}"
+        target.SOPClassUID = sop_class(self.source)
+        for keyword, original in (("SOPInstanceUID", own), ("StudyInstanceUID", study), ("SeriesInstanceUID", series)):
+            if not h.text(target, keyword):
+                setattr(target, keyword, self.names.uid(original))
+        target.PatientName = target.PatientID = self.patient
+        for keyword in ("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID", "AccessionNumber",
+                        "ReferringPhysicianName"):  # fmt: skip
+            if keyword not in target:
+                setattr(target, keyword, None)
+
+    def declare(self, target: Dataset) -> None:
+        """State what was done, in the attributes that the standard has for it."""
+        target.PatientIdentityRemoved = "YES"
+        target.DeidentificationMethod = [
+            f"mira-net {__version__}, {EDITION} Basic Profile",
+            *(f"retained: {option}" for option in sorted(self.retain)),
+        ]
+        target.DeidentificationMethodCodeSequence = DicomSequence([_code(*c) for c in method_codes(self.retain)])
+        target.LongitudinalTemporalInformationModified = "MODIFIED" if Retain.DATES in self.retain else "REMOVED"
+        if "PixelData" in target:
+            headless = h.text(target, "BodyPartExamined").upper() in HEADLESS
+            target.RecognizableVisualFeatures = "NO" if headless else "YES"
+            if h.text(self.source, "BurnedInAnnotation").upper() == "NO":
+                target.BurnedInAnnotation = "NO"
+
+
+def _vr(source: Dataset, tag: BaseTag) -> str:
+    """VR of a standard attribute by the dictionary, "" when it is not in it or cannot be read."""
+    if not dictionary_has_tag(tag):
+        return ""
+    try:
+        return clean.standard_vr(int(tag), source[tag].VR)
+    except Exception:  # what cannot be read is treated by its VR in the dictionary, as an empty value
+        return clean.standard_vr(int(tag), "UN")
+
+
+def _raw(source: Dataset, tag: BaseTag) -> list[Any]:
+    try:
+        value = source[tag].value
+    except Exception:  # pydicom raises many types on a bad value, and all mean: no value
+        return []
+    if value is None or isinstance(value, bytes | bytearray):
+        return []
+    return list(value) if isinstance(value, MultiValue | DicomSequence | list | tuple) else [value]
+
+
+def _texts(source: Dataset, tag: BaseTag) -> list[str]:
+    return [str(item).strip().strip("\0") if item is not None else "" for item in _raw(source, tag)]
+
+
+def _items(source: Dataset, tag: BaseTag) -> list[Dataset]:
+    return [item for item in _raw(source, tag) if isinstance(item, Dataset)]
+
+
+def _numbers(source: Dataset, tag: BaseTag, vr: str) -> list[Any]:
+    """Binary numbers of an attribute; empty when its VR or one value is not what the dictionary says."""
+    given = _raw(source, tag)
+    kinds = (float, int) if vr in ("FL", "FD") else (int,)
+    return given if all(isinstance(value, kinds) and np.isfinite(value) for value in given) else []
+
+
+def _content(stored: NDArray[Any] | None) -> str:
+    return hashlib.sha256(stored.tobytes() if stored is not None else b"").hexdigest()
+
+
+def _time_zone(value: str) -> str | None:
+    return value if len(value) == 5 and value[0] in "+-" and value[1:].isdigit() else None
+
+
+def _code(value: str, meaning: str) -> Dataset:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "DCM", meaning
+    return item
+
+
+def _write_pixels(source: Dataset, target: Dataset, stored: NDArray[Any]) -> None:
+    """Put the decoded values in, without overlays that hide in unused bits."""
+    pixels = np.ascontiguousarray(stored)
+    for group in range(0x6000, 0x6100, 2):
+        position = (_numbers(source, Tag(group, 0x0102), "US") or [0])[0]
+        if 0 < position < 8 * pixels.dtype.itemsize:
+            pixels = _without_bit(source, pixels, position)
+    target.BitsAllocated = 8 * pixels.dtype.itemsize
+    data = pixels.astype(pixels.dtype.newbyteorder("<"), copy=False).tobytes()
+    target.add_new("PixelData", "OB" if pixels.dtype.itemsize == 1 else "OW", data + b"\0" * (len(data) % 2))
+
+
+def _without_bit(source: Dataset, pixels: NDArray[Any], position: int) -> NDArray[Any]:
+    """Clear an overlay's bit plane above the stored bits; a plane within them is part of the image and stays."""
+    if position < (h.number(source, "BitsStored") or 16):
+        return pixels
+    unsigned = pixels.view(pixels.dtype.str.replace("i", "u"))
+    cleared: NDArray[Any] = unsigned & ~unsigned.dtype.type(1 << position)
+    return cleared.view(pixels.dtype)

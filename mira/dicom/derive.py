@@ -43,6 +43,25 @@ STALE = (
     "RedPaletteColorLookupTableData", "PixelSpacingCalibrationType", "ReferencedImageEvidenceSequence",
     "SourceImageSequence", "LUTExplanation", "PixelDataProviderURL", "ModalityLUTType",
 )  # fmt: skip
+PAIRED_PARTS = frozenset(
+    {
+        "ANKLE",
+        "ARM",
+        "BREAST",
+        "CLAVICLE",
+        "ELBOW",
+        "EXTREMITY",
+        "EYE",
+        "FOOT",
+        "HAND",
+        "HIP",
+        "KNEE",
+        "LEG",
+        "SHOULDER",
+    }
+)
+UNIT_PRIVATE = ((0x7053, "Philips PET Private Group", (0x00, 0x09)), (0x0009, "GEMS_PETD_01", (0x0D,)))
+"""Philips' factors from counts to SUV and activity, GE's start of the scan."""
 GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "FrameOfReferenceUID", "Rows", "Columns")
 
 
@@ -173,6 +192,8 @@ def _derive(
     equipment = [*h.items(dataset, "ContributingEquipmentSequence"), _equipment(purpose, moment)]
     dataset.ContributingEquipmentSequence = DicomSequence(equipment)
     _name_coding_scheme(dataset)
+    _settle_conditions(dataset)
+    _keep_private(source, dataset)
     _set_pixels(dataset, source, values)
     return dataset
 
@@ -198,6 +219,15 @@ def _without_private(dataset: Dataset) -> Dataset:
         elif not element.tag.is_private:
             result.add(copy(element))  # setting an attribute changes its element, and this one is the source's
     return result
+
+
+def _keep_private(source: Dataset, dataset: Dataset) -> None:
+    """Keep the private numbers without which the unit of a PET would be lost."""
+    for group, creator, elements in UNIT_PRIVATE:
+        for element in elements:
+            if value := h.private(source, group, creator, element):
+                block = dataset.private_block(group, creator, create=True)
+                block.add_new(element, "DT" if group == 0x0009 else "DS", value)
 
 
 def _set_pixels(dataset: Dataset, source: Dataset, values: Stored) -> None:
@@ -288,6 +318,24 @@ def _name_coding_scheme(dataset: Dataset) -> None:
         item.CodingSchemeName = "MIRA-Net derivation codes"
         item.CodingSchemeResponsibleOrganization = "MIRA-Net project"
         dataset.CodingSchemeIdentificationSequence = DicomSequence([*known, item])
+
+
+def _settle_conditions(dataset: Dataset) -> None:
+    """Attributes that the standard allows, or wants, under a condition only, where the source's scanner ignored it."""
+    gated = set(h.values(dataset, "ScanOptions")) & {"CG", "PPG", "RG", "PG"}
+    series_type = (h.values(dataset, "SeriesType") or [""])[0]
+    unwanted = {
+        "PatientPosition": "PatientOrientationCodeSequence" in dataset,
+        "NumberOfTimeSlices": series_type != "DYNAMIC",
+        "NumberOfTimeSlots": series_type != "GATED",
+        "TriggerTime": dataset.Modality == "MR" and not gated,
+    }
+    for keyword, drop in unwanted.items():
+        if drop and keyword in dataset:
+            delattr(dataset, keyword)
+    paired = h.text(dataset, "BodyPartExamined").upper() in PAIRED_PARTS
+    if paired and not {"Laterality", "ImageLaterality", "FrameLaterality"} & set(dataset.dir()):
+        dataset.Laterality = ""  # of type 2C: which side is not known, and that is said
 
 
 def _suffixed(text: str, label: str) -> str:

@@ -32,6 +32,7 @@ def scanner_facts(header: Dataset) -> Scanner:
 def protocol_facts(header: Dataset) -> Protocol:
     """The acquisition, from numbers and coded fields."""
     coded = Coded(header)
+    rows, columns = acquired_matrix(header)
     return Protocol(
         slice_thickness_mm=positive(header, "SliceThickness", 1000.0),
         kernel=coded("ConvolutionKernel", 24),
@@ -44,7 +45,27 @@ def protocol_facts(header: Dataset) -> Protocol:
         echo_time_ms=positive(header, "EchoTime", 1e5),
         reconstruction=coded("ReconstructionMethod", 32),
         frame_duration_ms=positive(header, "ActualFrameDuration", 1e9),
+        acquired_rows=rows,
+        acquired_columns=columns,
     )
+
+
+def acquired_matrix(header: Dataset) -> tuple[int | None, int | None]:
+    """Rows and columns that an MR scanner acquired, before it interpolated; (None, None) where it does not say.
+
+    Acquisition Matrix is "frequency rows, frequency columns, phase rows, phase columns", of which two are zero
+    (PS3.3 C.8.3.1). A matrix of less than a quarter of the image, or more than the image, says nothing of it.
+    """
+    values = [int(value) for value in h.numbers(header, "AcquisitionMatrix")]
+    size = h.number(header, "Rows") or 0, h.number(header, "Columns") or 0
+    if len(values) != 4 or [bool(value) for value in values] not in (
+        [True, False, False, True],
+        [False, True, True, False],
+    ):
+        return None, None
+    rows, columns = max(values[0], values[2]), max(values[1], values[3])
+    fits = all(whole / 4 <= acquired <= whole for acquired, whole in zip((rows, columns), size, strict=True))
+    return (rows, columns) if fits else (None, None)
 
 
 def positive(header: Dataset, keyword: str, highest: float) -> float | None:

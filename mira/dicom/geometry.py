@@ -22,9 +22,15 @@ SHEAR_TOLERANCE = 2e-3
 """Largest sideways drift per mm along the normal (0.1 degrees): rounding of header values stays below."""
 
 PHASE_KEYWORDS = ("ImageType", "EchoTime", "EchoNumbers", "TemporalPositionIdentifier", "TemporalPositionIndex",
-                  "AcquisitionNumber", "DiffusionBValue", "InversionTime", "ConvolutionKernel", "TriggerTime",
-                  "FrameReferenceTime", "AcquisitionDateTime", "AcquisitionTime", "ContentTime")  # fmt: skip
+                  "AcquisitionNumber", "DiffusionBValue", "InversionTime", "ConvolutionKernel",
+                  "DiffusionGradientOrientation", "ComplexImageComponent", "TriggerTime",
+                  "NominalCardiacTriggerDelayTime", "FrameReferenceTime", "AcquisitionDateTime", "AcquisitionTime",
+                  "ContentTime")  # fmt: skip
 """What may tell repeated positions apart, most meaningful first."""
+RUN_KEYWORDS = ("AcquisitionNumber", "ImageType", "Rows", "Columns", "PixelSpacing", "SliceThickness", "EchoTime",
+                "TemporalPositionIdentifier", "TemporalPositionIndex", "ConvolutionKernel",
+                "AcquisitionTime")  # fmt: skip
+"""What may tell apart runs that lie beside each other or overlap: two ranges of the body in one series."""
 
 
 class Plane:
@@ -58,17 +64,47 @@ class Plane:
             raise Refused(Reason.GANTRY_TILT, "the header names a tilt, but the orientation has none")
 
 
-def split_by_orientation(planes: Sequence[Plane]) -> list[list[int]]:
-    """Indices of slices that lie in parallel planes, group by group in order of first appearance."""
+def split_by_orientation(planes: Sequence[Plane], headers: Sequence[Dataset]) -> list[list[int]]:
+    """Indices of slices that lie in parallel planes of one stack, group by group in order of first appearance."""
     groups: list[list[int]] = []
+    stacks = [h.text(header, "StackID") for header in headers]
     for index, plane in enumerate(planes):
         for group in groups:
-            if np.abs(planes[group[0]].orientation - plane.orientation).max() < SAME_DIRECTION:
+            turned = np.abs(planes[group[0]].orientation - plane.orientation).max()
+            if turned < SAME_DIRECTION and stacks[group[0]] == stacks[index]:
                 group.append(index)
                 break
         else:
             groups.append([index])
     return groups
+
+
+def split_runs(planes: Sequence[Plane], headers: Sequence[Dataset], ordered: list[int]) -> list[list[int]]:
+    """Split slices that are no regular grid together into runs that are one each, if an attribute tells them apart.
+
+    Args:
+        planes: of all slices.
+        headers: of all slices.
+        ordered: indices of the slices in question, in order along the normal.
+
+    Returns:
+        The runs; `ordered` itself when it is a regular grid, or when nothing splits it into regular grids.
+    """
+    if _is_grid(planes, ordered):
+        return [ordered]
+    for keyword in RUN_KEYWORDS:
+        runs = _partition(ordered, lambda index, keyword=keyword: h.text(headers[index], keyword))  # type: ignore[misc]
+        if len(runs) > 1 and all(_is_grid(planes, run) for run in runs):
+            return runs
+    return [ordered]
+
+
+def _is_grid(planes: Sequence[Plane], ordered: list[int]) -> bool:
+    try:
+        grid([planes[index] for index in ordered])
+    except Refused:
+        return False
+    return True
 
 
 def split_repeats(planes: Sequence[Plane], headers: Sequence[Dataset]) -> list[list[int]]:
@@ -89,7 +125,7 @@ def split_repeats(planes: Sequence[Plane], headers: Sequence[Dataset]) -> list[l
     if most == 1:
         return [order]
     place = {index: number for number, members in enumerate(at) for index in members}
-    for keys in [*((k,) for k in PHASE_KEYWORDS), *combinations(PHASE_KEYWORDS[:8], 2)]:
+    for keys in [*((k,) for k in PHASE_KEYWORDS), *combinations(PHASE_KEYWORDS[:10], 2)]:
         parts = _partition(order, lambda index, keys=keys: "|".join(h.text(headers[index], key) for key in keys))  # type: ignore[misc]
         if len(parts) == most and all(len({place[i] for i in part}) == len(part) for part in parts):
             return parts

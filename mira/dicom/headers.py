@@ -11,6 +11,9 @@ from datetime import datetime, timedelta
 from pydicom import config
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
+from pydicom.sequence import Sequence
+
+from mira.dicom.raw import raw_text
 
 CODE = re.compile(r"[A-Za-z0-9 ._+\-/^&()]{1,64}")
 UID = re.compile(r"[0-9]+(\.[0-9]+)+")
@@ -35,14 +38,17 @@ def tolerant() -> Iterator[None]:
 
 def values(header: Dataset, keyword: str) -> list[str]:
     """All values of an attribute as stripped text; empty when absent, empty or not convertible."""
+    raw = raw_text(header, keyword)
+    if raw is not None:
+        return [part.strip().strip("\0") for part in raw.split("\\")] if raw else []
     try:
         value = header.get(keyword)
+        if value is None or isinstance(value, Sequence):
+            return []
+        items = value if isinstance(value, MultiValue | list | tuple) else [value]
+        return [str(item).strip().strip("\0") for item in items if item is not None]
     except Exception:  # pydicom raises many types on a bad value, and all mean: not known
         return []
-    if value is None:
-        return []
-    items = value if isinstance(value, MultiValue | list | tuple) else [value]
-    return [str(item).strip().strip("\0") for item in items if item is not None]
 
 
 def text(header: Dataset, keyword: str) -> str:
@@ -124,3 +130,11 @@ def date_time(value: str) -> datetime | None:
     """A DICOM date-time (YYYYMMDDHHMMSS.FFFFFF&ZZXX) as a moment in local time, or None."""
     match = re.fullmatch(r"(\d{8})(\d{2,6}(?:\.\d{1,9})?)(?:[+-]\d{4})?", value)
     return moment(match[1], match[2]) if match else None
+
+
+def private(header: Dataset, group: int, creator: str, element: int) -> str:
+    """A private value as stripped text, looked up in the block that its creator reserved; "" when absent."""
+    try:
+        return str(header.private_block(group, creator)[element].value).strip().strip("\0")
+    except Exception:  # no such block or element, or a value that cannot be converted
+        return ""

@@ -1,5 +1,6 @@
 """From one file to its slices: header without pixels, stored values, and values after the rescale."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,24 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.pixels import get_decoder
+from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+)
 
 from mira.dicom import headers as h
+from mira.dicom.elements import Fetched, fetch
+from mira.dicom.frames import frame_headers
+from mira.dicom.limits import check_inflated, check_sizes
 from mira.dicom.reasons import Reason, Refused
 from mira.dicom.triage import is_enhanced, triage
 from mira.dicom.units import hounsfield_check
@@ -18,7 +35,11 @@ from mira.tasks import Modality
 AIR_HU = -1024.0
 PADDING_HU_AT_MOST = -900.0
 PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
-GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+PIXEL_DATA_TAG = b"\xe0\x7f\x10\x00"
+"""In a file whose pixels are cut off, the reader gives no pixel data at all, but the tag is there."""
+
+PLUGINS = dict.fromkeys((JPEG2000, JPEG2000Lossless, HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL), "pylibjpeg")
+PLUGINS |= dict.fromkeys((JPEGLSLossless, JPEGLSNearLossless), "pyjpegls")
 
 
 @dataclass(frozen=True)
@@ -29,27 +50,58 @@ class Slice:
         header: the dataset without pixels; flattened from the functional groups for a frame of an enhanced image.
         stored: [rows, columns] integers, before the rescale.
         file: where it came from.
+        digest: SHA-256 of the stored values as little-endian bytes; the same for every lossless transfer syntax.
     """
 
     header: Dataset
     stored: NDArray[Any]
     file: Path
+    digest: bytes
 
 
-def read_slices(path: Path) -> list[Slice]:
+@dataclass(frozen=True)
+class Content:
+    """What a file holds: its slices, and why some of its frames are none.
+
+    Attributes:
+        slices: one, or one per frame of an enhanced image that is an acquired slice.
+        refused: for each frame that is not, why.
+    """
+
+    slices: list[Slice]
+    refused: list[Refused]
+
+
+def read_slices(path: Path, fetched: Fetched | None = None) -> Content:
     """Read a file: one slice, or a slice per frame of an enhanced image.
 
+    Args:
+        path: the file.
+        fetched: its content, when the caller has read it already.
+
     Raises:
-        Refused: when it is not an acquired slice, or its pixels cannot be decoded as the header declares.
+        Refused: when it is no acquired image, or its pixels cannot be decoded as the header declares.
     """
+    try:
+        fetched = fetched or fetch(path)
+    except OSError as error:
+        raise Refused(Reason.UNREADABLE) from error
+    native = fetched.native
+    if native is not None and not is_enhanced(native.header):
+        triage(native.header)
+        return Content([Slice(native.header, native.stored, path, fetched.pixels)], [])
+    check_inflated(path)
     try:
         dataset = dcmread(path, force=True)
     except Exception as error:
         raise Refused(Reason.UNREADABLE) from error
     triage(dataset)
-    if "PixelData" not in dataset:
-        raise Refused(Reason.NO_PIXELS)
+    if not _has_pixels(dataset):
+        raise Refused(Reason.UNDECODABLE if PIXEL_DATA_TAG in path.read_bytes() else Reason.NO_PIXELS)
+    _name_syntax(dataset)
+    check_sizes(dataset)
     try:
+        dataset.pixel_array_options(decoding_plugin=_plugin(dataset))
         stored = np.asarray(dataset.pixel_array)
     except Exception as error:
         raise Refused(Reason.UNDECODABLE) from error
@@ -57,44 +109,42 @@ def read_slices(path: Path) -> list[Slice]:
         if keyword in dataset:
             delattr(dataset, keyword)
     if not is_enhanced(dataset):
-        return [Slice(dataset, stored, path)]
-    frames = stored if stored.ndim == 3 else stored[None]
-    headers = flatten_frames(dataset)
-    if len(headers) != len(frames):
-        raise Refused(Reason.NO_GEOMETRY, f"{len(frames)} frames, {len(headers)} functional groups")
-    return [Slice(header, frame, path) for header, frame in zip(headers, frames, strict=True)]
+        return Content([Slice(dataset, stored, path, _digest(stored))], [])
+    images = stored if stored.ndim == 3 else stored[None]
+    headers = list(frame_headers(dataset))
+    if len(headers) != len(images):
+        raise Refused(Reason.NO_GEOMETRY, f"{len(images)} frames, {len(headers)} functional groups")
+    pairs = list(zip(headers, images, strict=True))
+    slices = [Slice(header, image, path, _digest(image)) for header, image in pairs if isinstance(header, Dataset)]
+    return Content(slices, [header for header in headers if isinstance(header, Refused)])
 
 
-def flatten_frames(dataset: Dataset) -> list[Dataset]:
-    """Header of each frame of an enhanced image, as a classic image would have it.
-
-    The attributes of the shared functional groups and then of the frame's own are lifted to the top.
-    """
-    shared = h.items(dataset, GROUPS[0])
-    base = Dataset()
-    base.update({element.tag: element for element in dataset if element.keyword not in GROUPS})
-    for group in shared[:1]:
-        _lift(group, base)
-    result = []
-    for number, group in enumerate(h.items(dataset, GROUPS[1]), start=1):
-        header = Dataset()
-        header.update(base)
-        header.file_meta = dataset.file_meta
-        _lift(group, header)
-        header.InstanceNumber = number
-        if "FrameType" in header:
-            header.ImageType = header.FrameType
-        if "EffectiveEchoTime" in header and "EchoTime" not in header:
-            header.EchoTime = header.EffectiveEchoTime
-        triage(header)
-        result.append(header)
-    return result
+def _digest(stored: NDArray[Any]) -> bytes:
+    little = np.ascontiguousarray(stored, stored.dtype.newbyteorder("<"))
+    return hashlib.sha256(little.data).digest()
 
 
-def _lift(group: Dataset, header: Dataset) -> None:
-    for element in group:
-        if element.VR == "SQ" and not element.tag.is_private and element.value:
-            header.update({inner.tag: inner for inner in element.value[0] if not inner.tag.is_private})
+def _has_pixels(dataset: Dataset) -> bool:
+    try:
+        return isinstance(dataset.get("PixelData"), bytes) and len(dataset.PixelData) > 0
+    except Exception:  # an element that cannot be converted is none
+        return False
+
+
+def _plugin(dataset: Dataset) -> str:
+    """The decoder to use, so that a damaged stream is not tried again by GDCM, which ends the process on some."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    wanted = PLUGINS.get(syntax, "")
+    return wanted if wanted and wanted in get_decoder(syntax).available_plugins else ""
+
+
+def _name_syntax(dataset: Dataset) -> None:
+    """Give a data set without file meta header the transfer syntax that it was found to be written in."""
+    if "TransferSyntaxUID" in dataset.file_meta or dataset["PixelData"].is_undefined_length:
+        return
+    implicit, little = dataset.original_encoding
+    plain = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+    dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else plain
 
 
 def rescale(piece: Slice, modality: Modality, out: NDArray[np.float32]) -> set[str]:
@@ -112,13 +162,18 @@ def rescale(piece: Slice, modality: Modality, out: NDArray[np.float32]) -> set[s
         Refused: when the scale is not known.
     """
     slope, intercept = h.number(piece.header, "RescaleSlope"), h.number(piece.header, "RescaleIntercept")
+    if h.items(piece.header, "ModalityLUTSequence"):
+        raise Refused(Reason.NO_RESCALE, "the values go through a look-up table")
     if modality is Modality.CT:
         hounsfield_check(piece.header)
     elif (modality is Modality.PET and slope is None) or slope == 0:
         raise Refused(Reason.NO_RESCALE)
     slope, intercept = 1.0 if slope is None else slope, intercept or 0.0
-    # in double precision, so that every value is the nearest float32 to what the header says
-    out[...] = piece.stored if (slope, intercept) == (1.0, 0.0) else piece.stored * slope + intercept
+    if slope == 1.0 and intercept.is_integer() and abs(intercept) < 2**23 and piece.stored.dtype.itemsize <= 2:
+        out[...] = piece.stored
+        out += np.float32(intercept)  # whole numbers: exact
+    else:  # in double precision, so that every value is the nearest float32 to what the header says
+        out[...] = piece.stored * slope + intercept
     return _clear_padding(piece, modality, slope, intercept, out)
 
 

@@ -24,7 +24,6 @@ class Reason(StrEnum):
     PARAMETRIC = "parametric-map"
     NOT_MAGNITUDE = "not-magnitude"
     ALREADY_RESTORED = "already-restored"
-    ENHANCED_PET = "enhanced-pet"
     NO_PIXELS = "no-pixels"
     UNDECODABLE = "undecodable"
     NO_GEOMETRY = "no-geometry"
@@ -39,6 +38,7 @@ class Reason(StrEnum):
     NO_RESCALE = "no-rescale"
     NOT_HU = "not-hu"
     NO_PET_UNIT = "no-pet-unit"
+    PET_COUNTS = "pet-in-counts"
     NOT_SUVBW = "not-suvbw"
     EMPTY_IMAGE = "empty-image"
     SEVERAL_VOLUMES = "several-volumes"
@@ -68,7 +68,6 @@ TEXTS: dict[Reason, str] = {
     Reason.PARAMETRIC: "a computed map (ADC, perfusion, ...), not an acquired image",
     Reason.NOT_MAGNITUDE: "a phase, real or imaginary MR image; only magnitude images can be used",
     Reason.ALREADY_RESTORED: "already restored by this software; restore or train on the original series",
-    Reason.ENHANCED_PET: "an enhanced multi-frame PET, which is not read; send it as classic PET images",
     Reason.NO_PIXELS: "the file holds no pixels",
     Reason.UNDECODABLE: "the pixels cannot be decoded: cut off, damaged or in an unsupported compression",
     Reason.NO_GEOMETRY: "position, orientation or pixel spacing is missing",
@@ -80,9 +79,10 @@ TEXTS: dict[Reason, str] = {
     Reason.TOO_SMALL: "the image matrix is smaller than the minimum",
     Reason.NOT_OFFERED: "the rules of the site in sites.yaml do not offer it for any task",
     Reason.REPEATED: "several slices at the same position, and the headers do not tell which belong together",
-    Reason.NO_RESCALE: "rescale slope and intercept are missing, so the Hounsfield scale is not known",
+    Reason.NO_RESCALE: "rescale slope and intercept are missing, so the physical scale is not known",
     Reason.NOT_HU: "the CT values are not Hounsfield units",
-    Reason.NO_PET_UNIT: "the PET unit is missing or is neither BQML nor GML, so activity is not known",
+    Reason.NO_PET_UNIT: "the PET unit is missing or is none that leads to activity or SUV",
+    Reason.PET_COUNTS: "the PET is in counts, and its header holds no factor that leads to activity or SUV",
     Reason.NOT_SUVBW: "the PET holds SUV of another kind than by body weight (lean mass, surface)",
     Reason.EMPTY_IMAGE: "all pixels have the same value or none is above zero",
     Reason.SEVERAL_VOLUMES: "the series holds several volumes",

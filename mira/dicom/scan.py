@@ -10,15 +10,19 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag
 
+from mira.dicom import elements
 from mira.dicom import headers as h
 from mira.dicom.archive import Opened
 from mira.dicom.headers import tolerant
+from mira.dicom.limits import check_inflated
 from mira.dicom.reasons import Reason, Refused
 from mira.dicom.triage import RT_STRUCTURES, sop_class, triage
 from mira.progress import track
 
 LAST_TAG = 0x00280301
 """The scan stops reading after Burned In Annotation: all that groups and sorts files lies before."""
+HEADER_BYTES = (8192, 2**18)
+"""Most headers are in the first of these, nearly all in the second; then the whole file is read."""
 DIRECTORY = "1.2.840.10008.1.3.10"
 
 
@@ -70,6 +74,27 @@ class Scan:
     files: int = 0
 
 
+@dataclass(frozen=True)
+class Sighting:
+    """What a scan needs to know of one file.
+
+    Attributes:
+        kind: `image`, `structures` or `rejected`.
+        group: equal for the files of one series.
+        pixels: pixels that an image's header declares, all frames together.
+        modality: DICOM modality of a rejected file when it is one of the standard's short codes, else "".
+        reason: why it is rejected.
+        detail: figures or names of the standard that go with the reason.
+    """
+
+    kind: str
+    group: str = ""
+    pixels: int = 0
+    modality: str = ""
+    reason: Reason | None = None
+    detail: str = ""
+
+
 def scan(source: Opened, what: str = "scan") -> Scan:
     """Read the headers of all files of a source and group the images by series.
 
@@ -77,29 +102,58 @@ def scan(source: Opened, what: str = "scan") -> Scan:
         source: from `mira.dicom.archive.opened`.
         what: label of the progress bar.
     """
+    with tolerant():
+        looks = ((path, look_at(path, source.origin[path])) for path in source.files)
+        return gather(source, track(looks, what, total=len(source.files), unit="file"))
+
+
+def look_at(path: Path, origin: str) -> Sighting:
+    """Read the header of one file; called under `tolerant`.
+
+    Args:
+        path: the file.
+        origin: where it came from, as `Opened` has it.
+    """
+    try:
+        header = read_header(path)
+    except Refused as error:
+        return Sighting("rejected", reason=error.reason, detail=error.detail)
+    if sop_class(header) == RT_STRUCTURES:
+        return Sighting("structures")
+    try:
+        triage(header)
+    except Refused as error:
+        return Sighting("rejected", "", 0, modality_code(header), error.reason, error.detail)
+    return Sighting("image", "\0".join(_key(header, origin)), pixels_of(header))
+
+
+def gather(source: Opened, looks: Iterable[tuple[Path, Sighting]]) -> Scan:
+    """Group what was seen of each file; called under `tolerant`.
+
+    Args:
+        source: from `mira.dicom.archive.opened`.
+        looks: each of its files, and what was seen of it.
+    """
     result = Scan(files=len(source.files))
     result.rejected = [RejectedFile(Path(), "", reason) for reason in source.missing]
-    groups: dict[tuple[str, str, str], FoundSeries] = {}
-    with tolerant():
-        for path in track(source.files, what, unit="file"):
-            try:
-                header = read_header(path)
-            except Refused as error:
-                result.rejected.append(RejectedFile(path, "", error.reason, error.detail))
-                continue
-            if sop_class(header) == RT_STRUCTURES:
-                result.structure_sets.append(path)
-                continue
-            try:
-                triage(header)
-            except Refused as error:
-                result.rejected.append(RejectedFile(path, modality_code(header), error.reason, error.detail))
-                continue
-            key = _key(header, source.origin[path])
-            found = groups.setdefault(key, FoundSeries(*key, header, [], []))
-            found.files.append(path)
-            found.pixels.append(pixels_of(header))
-    result.series = [groups[key] for key in sorted(groups)]
+    groups: dict[str, tuple[list[Path], list[int]]] = {}
+    for path, seen in looks:
+        if seen.reason is not None:
+            result.rejected.append(RejectedFile(path, seen.modality, seen.reason, seen.detail))
+        elif seen.kind == "structures":
+            result.structure_sets.append(path)
+        else:
+            files, pixels = groups.setdefault(seen.group, ([], []))
+            files.append(path)
+            pixels.append(seen.pixels)
+    for group in sorted(groups):
+        files, pixels = groups[group]
+        try:
+            header = read_header(files[0])
+        except Refused as error:  # it was there a moment ago
+            result.rejected += [RejectedFile(path, "", error.reason) for path in files]
+            continue
+        result.series.append(FoundSeries(*_key(header, source.origin[files[0]]), header, files, pixels))
     return result
 
 
@@ -111,12 +165,17 @@ def read_header(path: Path) -> Dataset:
     """
     try:
         with path.open("rb") as stream:
-            start = stream.read(144)
+            start = stream.read(HEADER_BYTES[0])
             if start[128:132] != b"DICM" and not looks_like_dicom(start):
                 raise Refused(Reason.NOT_DICOM)
-            stream.seek(0)
-            header = read_partial(stream, stop_when=_beyond, force=True)
-            len(header.get("ImageType") or ())  # conversion is lazy: have it fail here
+            header = elements.read_header(start, LAST_TAG)
+            if header is None and len(start) == HEADER_BYTES[0]:
+                header = elements.read_header(start + stream.read(HEADER_BYTES[1]), LAST_TAG)
+            if header is None:
+                check_inflated(path)
+                stream.seek(0)
+                header = read_partial(stream, stop_when=_beyond, force=True)
+                len(header.get("ImageType") or ())  # conversion is lazy: have it fail here
     except Refused:
         raise
     except Exception as error:

@@ -8,8 +8,9 @@ from mira.dicom.reasons import Reason, Refused
 
 CT, MR, PET = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.128"
 CLASSIC = {CT: "CT", MR: "MR", PET: "PT"}
-ENHANCED = {CT + ".1": "CT", CT + ".2": "CT", MR + ".1": "MR", MR + ".4": "MR"}
-ENHANCED_PET = {"1.2.840.10008.5.1.4.1.1.130", PET + ".1"}
+ENHANCED = {CT + ".1": "CT", CT + ".2": "CT", MR + ".1": "MR", MR + ".4": "MR",
+            "1.2.840.10008.5.1.4.1.1.130": "PT", PET + ".1": "PT"}  # fmt: skip
+"""Enhanced multi-frame images, and classic ones that were converted to such."""
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 RT_STRUCTURES = "1.2.840.10008.5.1.4.1.1.481.3"
 NOT_IMAGES = ("1.2.840.10008.5.1.4.1.1.88", "1.2.840.10008.5.1.4.1.1.481", "1.2.840.10008.5.1.4.1.1.9",
@@ -19,6 +20,8 @@ LOCALISERS = {"LOCALIZER", "LOCALISER", "SCOUT", "TOPOGRAM", "SURVEY", "SURVIEW"
 DOSE_PAGES = {"DOSE_INFO", "DOSE_REPORT", "PATIENT_INFO", "SCREEN SAVE", "PROTOCOL"}
 REFORMATTED = {"MPR", "CSA MPR", "CPR", "MIP", "MINIP", "MAXIP", "MNIP", "AVERAGEIP", "PROJECTION IMAGE", "VRT", "SSD",
                "VOLUME_RENDERED", "MAX_IP", "MIN_IP", "CSAPARALLEL", "THICK_MPR", "CURVED_MPR"}  # fmt: skip
+REFORMATTED_FRAMES = {"MAX_IP", "MIN_IP", "VOLUME_RENDER", "SURFACE_RENDER", "MPR", "CURVED_MPR"}
+"""Volume-based calculation techniques of enhanced frames (PS3.3 C.8.16.2.1.3)."""
 PARAMETRIC = {"ADC", "EADC", "FA", "TRACEW", "DIFFUSION_ADC", "PERFUSION", "RCBF", "RCBV", "CBF", "CBV", "MTT", "TTP",
               "TMAX", "PBP", "SUBTRACT", "SUBTRACTION", "T1 MAP", "T2 MAP", "T2_STAR MAP", "FIELD_MAP", "VELOCITY",
               "PARAMETRIC", "METABOLITE_MAP", "VIRTUAL_NON_CONTRAST", "IODINE", "EFF_ATOMIC_NUM",
@@ -64,8 +67,6 @@ def triage(header: Dataset) -> None:
         raise Refused(Reason.DOSE_PAGE if image_type & DOSE_PAGES else Reason.SECONDARY_CAPTURE)
     if any(kind == prefix or kind.startswith(prefix + ".") for prefix in NOT_IMAGES):
         raise Refused(Reason.NOT_AN_IMAGE, kind_name(header))
-    if kind in ENHANCED_PET:
-        raise Refused(Reason.ENHANCED_PET)
     if not modality(header):
         raise Refused(Reason.OTHER_MODALITY, kind_name(header))
     if h.text(header, "PhotometricInterpretation").upper() not in ("", "MONOCHROME1", "MONOCHROME2"):
@@ -86,7 +87,8 @@ def _check_image_type(header: Dataset, image_type: set[str]) -> None:
         raise Refused(Reason.LOCALISER)
     if image_type & DOSE_PAGES:
         raise Refused(Reason.DOSE_PAGE)
-    if image_type & REFORMATTED:
+    technique = h.text(header, "VolumeBasedCalculationTechnique").upper()
+    if image_type & REFORMATTED or technique in REFORMATTED_FRAMES:
         raise Refused(Reason.REFORMATTED)
     if image_type & PARAMETRIC:
         raise Refused(Reason.PARAMETRIC)

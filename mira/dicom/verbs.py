@@ -80,10 +80,12 @@ def inspect(path: Path, with_files: bool = False) -> dict[str, Any]:
 
 
 def _describe(number: int, found: "FoundSeries", with_files: bool) -> dict[str, Any]:
-    from mira.dicom.facts import scanner_facts
+    from pydicom.uid import UID
+
+    from mira.dicom.facts import scanner_facts, transfer_syntax_uid
     from mira.dicom.fitness import tasks_of
     from mira.dicom.headers import tolerant
-    from mira.dicom.triage import modality
+    from mira.dicom.triage import kind_name, modality
     from mira.dicom.volume import read_volumes
 
     with tolerant():
@@ -91,6 +93,8 @@ def _describe(number: int, found: "FoundSeries", with_files: bool) -> dict[str, 
         entry: dict[str, Any] = {
             "number": number,
             "modality": modality(found.header),
+            "object": kind_name(found.header),
+            "transfer_syntax": UID(transfer_syntax_uid(found.header)).name,
             "scanner": f"{scanner.manufacturer} {scanner.model}".strip(),
             "files": len(found.files),
             "volumes": [],
@@ -104,6 +108,7 @@ def _describe(number: int, found: "FoundSeries", with_files: bool) -> dict[str, 
         entry["volumes"].append(
             {
                 "unit": volume.unit.value,
+                "formula": volume.conversion.formula,
                 "shape": list(volume.volume.voxels.shape),
                 "spacing_mm": [round(value, 4) for value in volume.volume.spacing],
                 "tasks": [task.value for task in tasks],
@@ -119,6 +124,7 @@ def _describe(number: int, found: "FoundSeries", with_files: bool) -> dict[str, 
                 "text": refusal.reason.text,
                 "detail": refusal.detail,
                 "files": len(refusal.files),
+                "slices": refusal.slices,
             }
         )
     entry["duplicates"] = len(result.duplicates)
@@ -135,6 +141,7 @@ def as_text(found: dict[str, Any]) -> str:
             size = " x ".join(str(n) for n in volume["shape"])
             spacing = " x ".join(f"{mm:g}" for mm in volume["spacing_mm"])
             lines.append(f"     {size} voxels of {spacing} mm, {volume['unit']}")
+            lines.append(f"     {volume['formula']}")
             lines.append(f"     usable for: {', '.join(volume['tasks']) or 'nothing'}")
             lines += [f"     not for {task}: {why}" for task, why in volume["task_refusals"].items()]
             if volume["warnings"]:

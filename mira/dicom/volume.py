@@ -5,24 +5,31 @@ Interface for writers of derived series: `SeriesVolume.headers[i]` and `.files[i
 """
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset
 
-from mira.cases import PetDose
+from mira.cases import Conversion, PetDose
 from mira.dicom import headers as h
-from mira.dicom.geometry import Plane, grid, split_by_orientation, split_repeats
+from mira.dicom.elements import Fetched
+from mira.dicom.geometry import PHASE_KEYWORDS, Plane, grid, split_by_orientation, split_repeats, split_runs
 from mira.dicom.headers import is_placeholder, tolerant
 from mira.dicom.pixels import Slice, read_slices, rescale
 from mira.dicom.reasons import Reason, Refused
+from mira.dicom.suv import PetScale, pet_scale
 from mira.dicom.triage import is_enhanced, modality
-from mira.dicom.units import PetScale, mr_scale, pet_scale
+from mira.dicom.units import mr_scale, rescale_inputs
 from mira.tasks import Modality, Unit
 from mira.volume import Volume
+
+PLAIN = {
+    Modality.CT: PetScale("HU", Unit.HU, 1.0, ""),
+    Modality.MR: PetScale("a.u.", Unit.MR, 1.0, ""),
+}
 
 
 @dataclass(frozen=True)
@@ -36,12 +43,14 @@ class SeriesVolume:
         headers: one dataset per slice, in slice order, without pixel data; for an enhanced multi-frame image a
             dataset per frame, flattened from its functional groups.
         files: the source file of each slice, in slice order.
-        suv_factor: PET in SUVbw from BQML: SUVbw per BQML; 1.0 for everything else.
-        pet_dose: inputs and formula of the SUVbw conversion, None without one.
+        suv_factor: PET: voxel value per unit of the source's rescaled values; 1.0 for everything else.
+        conversion: formula and inputs of the way from stored values to voxels.
+        pet_dose: inputs of the conversion from activity to SUVbw, None without one.
         unit_refusal: for a PET in BQML, why it is not SUVbw; "" otherwise.
         mr_scale: robust intensity scale of an MR volume, None otherwise.
         warnings: codes of what was odd but could be handled.
-        source_sha256: hash of the decoded stored values in slice order; equal for every lossless transfer syntax.
+        source_sha256: hash of the hashes of the slices' stored values, in slice order; equal for every lossless
+            transfer syntax.
     """
 
     volume: Volume
@@ -50,6 +59,7 @@ class SeriesVolume:
     headers: list[Dataset]
     files: list[Path]
     suv_factor: float
+    conversion: Conversion
     pet_dose: PetDose | None
     unit_refusal: str
     mr_scale: float | None
@@ -59,20 +69,36 @@ class SeriesVolume:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A part of a series that did not become a volume: which files, and why."""
+    """A part of a series that did not become a volume: which files, and why.
+
+    Attributes:
+        files: the files; of an enhanced image only some of the frames may be meant.
+        reason: the reason code.
+        detail: figures, never text of a header.
+        slices: how many slices, where the file could be read; 0 otherwise.
+    """
 
     files: list[Path]
     reason: Reason
     detail: str = ""
+    slices: int = 0
 
 
 @dataclass(frozen=True)
 class SeriesResult:
-    """Everything a series gave: its volumes, what was left out with the reason, and copies that were dropped."""
+    """Everything a series gave.
+
+    Attributes:
+        volumes: its volumes.
+        refusals: what was left out, with the reason.
+        duplicates: files of copies that were dropped.
+        left_out: of every file with frames that are in no volume, the share of its frames that is not.
+    """
 
     volumes: list[SeriesVolume] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
     duplicates: list[Path] = field(default_factory=list)
+    left_out: dict[Path, float] = field(default_factory=dict)
 
 
 def read_series(files: Iterable[Path]) -> SeriesVolume:
@@ -93,11 +119,12 @@ def read_series(files: Iterable[Path]) -> SeriesVolume:
     return result.volumes[0]
 
 
-def read_volumes(files: Iterable[Path]) -> SeriesResult:
+def read_volumes(files: Iterable[Path], fetched: Mapping[Path, Fetched] | None = None) -> SeriesResult:
     """Read the files of one series as the volumes that are in it; nothing is left out without a reason.
 
     Args:
         files: the DICOM files of the series, in any order.
+        fetched: content of those files that the caller has read already.
 
     Returns:
         One volume per orientation and per repeat of the positions (echo, time point, acquisition), and a refusal
@@ -105,44 +132,85 @@ def read_volumes(files: Iterable[Path]) -> SeriesResult:
     """
     refused: dict[tuple[Reason, str], list[Path]] = defaultdict(list)
     pieces: list[tuple[Slice, Plane]] = []
+    frames: Counter[Path] = Counter()
+    unreadable: set[Path] = set()
     with tolerant():
         for path in sorted(files):
             try:
-                pieces += [(piece, Plane(piece.header)) for piece in read_slices(path)]
+                content = read_slices(path, (fetched or {}).get(path))
+                planes = [Plane(piece.header) for piece in content.slices]
             except Refused as error:
                 refused[error.reason, error.detail].append(path)
+                unreadable.add(path)
+                continue
+            pieces += zip(content.slices, planes, strict=True)
+            for why in content.refused:
+                refused[why.reason, why.detail].append(path)
+            frames[path] = len(content.slices) + len(content.refused)
         pieces, dropped = _without_duplicates(pieces)
         volumes = []
-        for group in split_by_orientation([plane for _, plane in pieces]):
-            members = [pieces[index] for index in group]
+        parts = list(_parts(pieces))
+        for members, doubt in parts:
             try:
-                parts = split_repeats([plane for _, plane in members], [piece.header for piece, _ in members])
+                if doubt is not None:
+                    raise doubt
+                volumes.append(_assemble(members, ["duplicate-slices-dropped"] if dropped else []))
             except Refused as error:
-                refused[error.reason, error.detail] += [piece.file for piece, _ in members]
-                continue
-            for part in parts:
-                chosen = [members[index] for index in part]
-                try:
-                    volumes.append(_assemble(chosen, ["duplicate-slices-dropped"] if dropped else []))
-                except Refused as error:
-                    refused[error.reason, error.detail] += [piece.file for piece, _ in chosen]
-    refusals = [Refusal(sorted(set(paths)), reason, detail) for (reason, detail), paths in refused.items()]
-    return SeriesResult(volumes, refusals, dropped)
+                detail = error.detail
+                if error.reason is Reason.TOO_FEW and len(parts) > 1:
+                    detail += f" in one of {len(parts)} parts: orientations, echoes, time points or acquisitions"
+                refused[error.reason, detail] += [piece.file for piece, _ in members]
+    refusals = [
+        Refusal(sorted(set(paths)), reason, detail, sum(path not in unreadable for path in paths))
+        for (reason, detail), paths in refused.items()
+    ]
+    used = Counter(path for volume in volumes for path in volume.files)
+    left_out = {path: 1 - used[path] / frames[path] for path in frames if used[path] < frames[path]}
+    return SeriesResult(volumes, refusals, dropped, left_out | dict.fromkeys(unreadable, 1.0))
+
+
+def _parts(pieces: list[tuple[Slice, Plane]]) -> Iterator[tuple[list[tuple[Slice, Plane]], Refused | None]]:
+    """Slices that may form a volume each, ordered along their normal; with a refusal where that cannot be told."""
+    for group in split_by_orientation([plane for _, plane in pieces], [piece.header for piece, _ in pieces]):
+        members = [pieces[index] for index in group]
+        planes, headers = [plane for _, plane in members], [piece.header for piece, _ in members]
+        try:
+            repeats = split_repeats(planes, headers)
+        except Refused as error:
+            yield members, error
+            continue
+        for repeat in repeats:
+            for run in split_runs(planes, headers, repeat):
+                yield [members[index] for index in run], None
 
 
 def _without_duplicates(pieces: list[tuple[Slice, Plane]]) -> tuple[list[tuple[Slice, Plane]], list[Path]]:
-    """Drop copies: same instance UID, same position and same stored values."""
+    """Drop copies: same position and stored values, and the same instance, or one that was only given a new UID."""
+    crowded = Counter(plane.position.tobytes() for _, plane in pieces)
     kept: list[tuple[Slice, Plane]] = []
     dropped: list[Path] = []
-    seen: dict[tuple[str, bytes], list[Slice]] = defaultdict(list)
+    seen: dict[tuple[bytes, bytes], list[Slice]] = defaultdict(list)
     for piece, plane in pieces:
-        others = seen[h.text(piece.header, "SOPInstanceUID"), plane.position.tobytes()]
-        if any(other.file != piece.file and np.array_equal(other.stored, piece.stored) for other in others):
-            dropped.append(piece.file)
-            continue
-        others.append(piece)
+        position = plane.position.tobytes()
+        if crowded[position] > 1:
+            others = seen[position, piece.digest]
+            if any(_is_copy(piece, other) for other in others):
+                dropped.append(piece.file)
+                continue
+            others.append(piece)
         kept.append((piece, plane))
     return kept, dropped
+
+
+def _is_copy(piece: Slice, other: Slice) -> bool:
+    """Whether two slices of equal stored values at one position are one slice that was sent twice."""
+    if piece.file == other.file or piece.stored.dtype != other.stored.dtype:
+        return False
+    instances = [h.text(one.header, "SOPInstanceUID") for one in (piece, other)]
+    return instances[0] == instances[1] or all(
+        h.text(piece.header, keyword) == h.text(other.header, keyword)
+        for keyword in ("InstanceNumber", *PHASE_KEYWORDS)
+    )
 
 
 def _assemble(members: list[tuple[Slice, Plane]], warnings: list[str]) -> SeriesVolume:
@@ -160,25 +228,27 @@ def _assemble(members: list[tuple[Slice, Plane]], warnings: list[str]) -> Series
     for index, piece in enumerate(pieces):
         if piece.stored.shape != voxels.shape[1:]:
             raise Refused(Reason.UNDECODABLE, "the pixels do not fill the matrix that the header declares")
-        digest.update(piece.stored.astype("<i4").tobytes())
+        digest.update(piece.digest)
         found |= rescale(piece, kind, voxels[index])
-    if voxels.min() == voxels.max():
+    if not any((piece != voxels[0, 0, 0]).any() for piece in voxels):
         raise Refused(Reason.EMPTY_IMAGE)
-    unit, scale, intensity = Unit.HU, PetScale(), None
-    if kind is Modality.PET:
-        scale = pet_scale(headers)
-        unit = Unit.BQML if scale.refusal else Unit.SUVBW
-        if scale.factor != 1.0:
-            voxels *= np.float32(scale.factor)
-    elif kind is Modality.MR:
-        unit, intensity = Unit.MR, mr_scale(voxels)
+    intensity = mr_scale(voxels) if kind is Modality.MR else None
+    scale = pet_scale(headers) if kind is Modality.PET else PLAIN[kind]
+    if scale.factor != 1.0:
+        voxels *= np.float32(scale.factor)
     return SeriesVolume(
         volume=Volume(voxels, affine),
-        unit=unit,
+        unit=scale.unit,
         modality=kind,
         headers=headers,
         files=[piece.file for piece in pieces],
         suv_factor=scale.factor,
+        conversion=Conversion(
+            source_unit=scale.source,
+            factor=scale.factor,
+            formula="; ".join(filter(None, [scale.formula, f"{scale.source} = stored * slope + intercept"])),
+            inputs=rescale_inputs(headers) | scale.inputs,
+        ),
         pet_dose=scale.dose,
         unit_refusal=scale.refusal,
         mr_scale=intensity,

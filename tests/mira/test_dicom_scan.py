@@ -4,7 +4,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.fileset import FileSet
+from pydicom.uid import ExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from mira.dicom.archive import opened
 from mira.dicom.reasons import TEXTS, Reason
@@ -128,3 +130,22 @@ def test_inspect_says_what_is_usable_and_names_nobody(tmp_path, changes, usable)
     for word in ("Doe", "Jane", "Roe", "P-1", "20200102", "9999"):
         assert word not in text
     assert "Doe" in str(inspect(tmp_path, with_files=True))
+
+
+def test_an_empty_directory_is_listed_and_one_of_another_name_is_followed(tmp_path):
+    files = make_series(tmp_path / "IMAGES")
+    for name, records in (("DICOMDIR", []), ("DICOMDIR.2", files)):
+        index = Dataset()
+        index.file_meta = FileMetaDataset()
+        index.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        index.file_meta.MediaStorageSOPClassUID = MediaStorageDirectoryStorage
+        index.DirectoryRecordSequence = [Dataset() for _ in records]
+        for record, file in zip(index.DirectoryRecordSequence, records, strict=True):
+            record.ReferencedFileID = ["IMAGES", file.name.upper().removesuffix(".DCM")]
+            file.rename(file.with_name(file.name.upper().removesuffix(".DCM")))
+        index.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+        index.save_as(tmp_path / name, enforce_file_format=True)
+    with opened(tmp_path / "DICOMDIR") as source:
+        assert [item.reason for item in scan(source).rejected] == [Reason.DIRECTORY]
+    with opened(tmp_path / "DICOMDIR.2") as source:
+        assert [len(series.files) for series in scan(source).series] == [4]

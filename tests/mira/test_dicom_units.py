@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 
-from mira.dicom.units import mr_scale, pet_scale
+from mira.dicom.suv import pet_scale
+from mira.dicom.units import mr_scale
 from mira.dicom.volume import read_series
 from mira.tasks import Unit
 from tests.bench_sites import BENCH
@@ -58,7 +59,7 @@ def test_across_midnight():
     late = {"RadiopharmaceuticalStartTime": "233000.50"}
     slices = pet(drug=late, SeriesTime="003000", AcquisitionTime="003000")
     assert pet_scale(slices).factor == pytest.approx(factor(3599.5))
-    exact = {"RadiopharmaceuticalStartDateTime": "20200101233000"}
+    exact = {"RadiopharmaceuticalStartDateTime": "20200101233000", "RadiopharmaceuticalStartTime": None}
     assert pet_scale(pet(drug=exact, SeriesTime="003000", AcquisitionTime="003000")).factor == pytest.approx(
         factor(3600)
     )
@@ -86,7 +87,15 @@ def test_half_life_from_the_radionuclide():
         ({"RadionuclideTotalDose": "370"}, {}, "dose"),
         ({"RadiopharmaceuticalStartTime": None}, {}, "time of injection"),
         ({"RadiopharmaceuticalStartDateTime": "20190101090000"}, {}, "ten half-lives"),
-        ({"RadiopharmaceuticalStartDateTime": "20200102110000"}, {}, "negative"),
+        (
+            {"RadiopharmaceuticalStartDateTime": "20200102110000", "RadiopharmaceuticalStartTime": None},
+            {},
+            "negative",
+        ),
+        ({"RadiopharmaceuticalStartDateTime": "20200102083000"}, {}, "contradict"),
+        ({"RadionuclideTotalDose": "370"}, {}, "MBq"),
+        ({"RadionuclideHalfLife": "282276"}, {}, "days before"),
+        ({}, {"DecayCorrection": "NONE"}, "contradict"),
         ({"RadionuclideHalfLife": None}, {}, "half-life"),
         ({"RadionuclideHalfLife": "109.77", "Radiopharmaceutical": "FDG F-18"}, {}, "does not belong"),
         ({}, {"DecayCorrection": None}, "START, ADMIN or NONE"),

@@ -1,6 +1,7 @@
 """Faithful volumes or a refusal with the reason: order, rescale, padding, splitting, geometry, transfer syntaxes."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -208,7 +209,6 @@ SPOILT = {
     Reason.ALREADY_RESTORED: lambda n: make_header(number=n, DerivationDescription="Restored by MIRA-Net 0.1"),
     Reason.OTHER_MODALITY: lambda n: make_header(number=n, SOPClassUID="1.2.840.10008.5.1.4.1.1.6.1"),
     Reason.SECONDARY_CAPTURE: lambda n: make_header(number=n, SOPClassUID="1.2.840.10008.5.1.4.1.1.7"),
-    Reason.ENHANCED_PET: lambda n: make_header("PT", n, SOPClassUID="1.2.840.10008.5.1.4.1.1.130"),
 }
 
 
@@ -314,3 +314,9 @@ def test_real_tricky_series_are_refused_for_the_right_reason(folder, reason):
     found = read_volumes((BENCH / "tricky" / folder).iterdir())
     assert not found.volumes
     assert {refusal.reason for refusal in found.refusals} == {reason}
+
+
+def test_reference_page_explains_every_reason():
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "dicom-input.md").read_text(encoding="utf-8")
+    missing = [reason for reason in Reason if f"| `{reason.value}` | {reason.text} |" not in page]
+    assert not missing

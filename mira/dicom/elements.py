@@ -1,0 +1,267 @@
+"""A fast reader for what most files are: little endian, with a preamble, pixels as they are.
+
+Attributes stay as raw bytes, for pydicom to convert when they are asked for, and the pixels are a view of the file's
+bytes. pydicom builds the same data set, but spends longer on it than all the rest of ingest takes. Everything that is
+unusual (big endian, deflated, no preamble, compressed pixels, a length that leads out of the file, a VR that does not
+exist, unused bits that are used) gives None here, and is pydicom's.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+from struct import Struct
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.charset import convert_encodings, default_encoding
+from pydicom.dataelem import RawDataElement, empty_value_for_VR
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.filereader import data_element_generator
+from pydicom.tag import BaseTag
+from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, VR
+from pydicom.values import convert_string
+
+from mira.dicom import headers as h
+from mira.dicom.limits import MOST_SLICE_PIXELS
+from mira.dicom.raw import tag_of
+
+IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
+NOT_EXPLICIT_LITTLE = {"", IMPLICIT, "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"}
+NATIVE = {IMPLICIT, EXPLICIT}
+UNDEFINED = 0xFFFFFFFF
+PIXEL_DATA, OTHER_PIXELS, CHARACTER_SET = 0x7FE00010, (0x7FE00008, 0x7FE00009), 0x00080005
+META_END = 0x00030000
+SHORT, LONG = Struct("<H").unpack_from, Struct("<L").unpack_from
+VRS = {str(vr).encode(): (str(vr), vr in EXPLICIT_VR_LENGTH_32) for vr in VR if len(str(vr)) == 2}
+"""For each VR as it is written: its name, and whether its length has four bytes."""
+
+Elements = dict[BaseTag, RawDataElement]
+Kind = tuple[int, BaseTag, str | None, bool]
+KINDS: dict[bytes, Kind] = {}
+"""Tag and VR by the bytes that they are written in: each is made out once, and not once per file."""
+MOST_KINDS = 65536
+
+
+class _Unusual(Exception):
+    """Leave it to pydicom."""
+
+
+@dataclass(frozen=True)
+class Native:
+    """An uncompressed grey-scale slice.
+
+    Attributes:
+        header: data set without its pixel data.
+        stored: [rows, columns] stored values, a read-only view of the file's bytes.
+        begin: where they begin in the file.
+    """
+
+    header: FileDataset
+    stored: NDArray[np.integer]
+    begin: int
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A file that was read and hashed once.
+
+    Attributes:
+        content: SHA-256 in hexadecimal that tells the file's content from every other.
+        native: what was in it, or None when pydicom has to read it.
+        pixels: SHA-256 of the stored values of `native`; b"" without it.
+    """
+
+    content: str
+    native: Native | None
+    pixels: bytes
+
+
+def fetch(path: Path) -> Fetched:
+    """Read a file once, and hash it as it is read.
+
+    The pixels are most of a file and are hashed once only: the hash of the content is over the bytes before them,
+    their hash, and the bytes behind them.
+
+    Raises:
+        OSError: when it cannot be read.
+    """
+    content = path.read_bytes()
+    native = read_native(content)
+    if native is None:
+        return Fetched(hashlib.sha256(content).hexdigest(), None, b"")
+    pixels = hashlib.sha256(native.stored.data).digest()
+    digest = hashlib.sha256(memoryview(content)[: native.begin])
+    digest.update(pixels)
+    digest.update(memoryview(content)[native.begin + native.stored.nbytes :])
+    return Fetched(digest.hexdigest(), native, pixels)
+
+
+def read_header(start: bytes, last_tag: int) -> FileDataset | None:
+    """Header of a file from its first bytes, up to an attribute.
+
+    Args:
+        start: the beginning of the file.
+        last_tag: the last attribute that is wanted.
+
+    Returns:
+        The data set, or None when it is unusual or goes on behind `start`.
+    """
+    try:
+        meta, at = _meta(start)
+        syntax = h.uid(meta, "TransferSyntaxUID")
+        if syntax in NOT_EXPLICIT_LITTLE - {IMPLICIT} or not syntax.startswith("1.2.840.10008."):
+            return None
+        found, _, end = _walk(start, at, syntax == IMPLICIT, last_tag)
+    except _Unusual:
+        return None
+    return _dataset(start, found, meta, syntax == IMPLICIT) if end is not None else None
+
+
+def read_native(content: bytes) -> Native | None:
+    """An uncompressed grey-scale slice from the bytes of its file, or None when it is unusual."""
+    try:
+        meta, at = _meta(content)
+        syntax = h.uid(meta, "TransferSyntaxUID")
+        if syntax not in NATIVE:
+            return None
+        found, pixels, _ = _walk(content, at, syntax == IMPLICIT, None)
+    except _Unusual:
+        return None
+    if pixels is None or any(BaseTag(tag) in found for tag in OTHER_PIXELS):
+        return None
+    dataset = _dataset(content, found, meta, syntax == IMPLICIT)
+    stored = _stored(dataset, content, *pixels)
+    return None if stored is None else Native(dataset, stored, pixels[0])
+
+
+def _meta(content: bytes) -> tuple[FileMetaDataset, int]:
+    """(file meta information, where the data set begins)."""
+    if content[128:132] != b"DICM":
+        raise _Unusual
+    found, _, end = _walk(content, 132, False, META_END - 1)
+    if end is None or not found or any(tag.group != 2 for tag in found):
+        raise _Unusual
+    return FileMetaDataset(found), end
+
+
+def _walk(
+    content: bytes, at: int, implicit: bool, last_tag: int | None
+) -> tuple[Elements, tuple[int, int] | None, int | None]:
+    """Collect elements.
+
+    Returns:
+        (elements by tag, begin and length of the pixel data, where an element behind `last_tag` begins).
+
+    Raises:
+        _Unusual: when something is not as it should be.
+    """
+    found: Elements = {}
+    pixels: tuple[int, int] | None = None
+    size, encoding = len(content), default_encoding
+    if implicit and content[at + 4 : at + 6] in VRS:
+        raise _Unusual  # the file says implicit, and is not
+    key_bytes = 4 if implicit else 6
+    while at < size:
+        begin = at
+        key = content[at : at + key_bytes]
+        kind = KINDS.get(key)
+        number = _number(key) if kind is None else kind[0]
+        if last_tag is not None and number > last_tag:
+            return found, pixels, begin
+        if size - at < 12:
+            raise _Unusual
+        _, tag, vr, long = kind or _learn(key)
+        if implicit:
+            length = LONG(content, at + 4)[0]
+            at += 8
+        elif long:
+            length = LONG(content, at + 8)[0]
+            at += 12
+        else:
+            length = SHORT(content, at + 6)[0]
+            at += 8
+        if length == UNDEFINED:
+            found[tag], at = _undefined(content, begin, implicit, encoding)
+            continue
+        end = at + length
+        if end > size:
+            raise _Unusual
+        if number == PIXEL_DATA:
+            pixels = at, length
+        else:
+            value = content[at:end] if length else empty_value_for_VR(vr, raw=True)
+            found[tag] = RawDataElement(tag, vr, length, value, at, implicit, True)
+            if number == CHARACTER_SET:
+                encoding = convert_string(value or b"", True)
+        at = end
+    return found, pixels, None
+
+
+def _number(key: bytes) -> int:
+    return (key[1] << 24 | key[0] << 16 | key[3] << 8 | key[2]) if len(key) >= 4 else 0
+
+
+def _learn(key: bytes) -> Kind:
+    """What the first bytes of an element mean: tag, and VR where it is written.
+
+    Raises:
+        _Unusual: when there is no such VR, or the element is a delimiter.
+    """
+    number, known = _number(key), VRS.get(key[4:6])
+    if (len(key) == 6 and known is None) or number >> 16 == 0xFFFE:
+        raise _Unusual
+    vr, long = known if len(key) == 6 and known is not None else (None, False)
+    if len(KINDS) > MOST_KINDS:
+        KINDS.clear()
+    kind = KINDS[key] = number, tag_of(number), vr, long
+    return kind
+
+
+def _undefined(content: bytes, at: int, implicit: bool, encoding: str) -> tuple[RawDataElement, int]:
+    """An element of undefined length, mostly a sequence, and where the next one begins; pydicom's own reading."""
+    stream = BytesIO(content)  # shares the bytes
+    stream.seek(at)
+    try:
+        element = next(data_element_generator(stream, implicit, True, encoding=encoding))
+    except Exception as error:
+        raise _Unusual from error
+    return element, stream.tell()
+
+
+def _dataset(content: bytes, found: Elements, meta: FileMetaDataset, implicit: bool) -> FileDataset:
+    dataset = FileDataset("", found, content[:128], meta, implicit, True)
+    names = found.get(BaseTag(CHARACTER_SET))
+    dataset.set_original_encoding(implicit, True, _encodings((names.value or b"") if names else None))
+    return dataset
+
+
+@lru_cache(maxsize=64)
+def _encodings(names: bytes | None) -> str | list[str]:
+    """Python's names of the character sets."""
+    found: str | list[str] = default_encoding if names is None else convert_encodings(convert_string(names, True))
+    return found
+
+
+def _stored(dataset: Dataset, content: bytes, at: int, length: int) -> NDArray[np.integer] | None:
+    rows, columns, allocated, used, sign = (
+        h.number(dataset, keyword)
+        for keyword in ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation")
+    )
+    several = (h.number(dataset, "NumberOfFrames") or 1) != 1 or h.number(dataset, "SamplesPerPixel") != 1
+    grey = h.text(dataset, "PhotometricInterpretation") in ("MONOCHROME1", "MONOCHROME2")
+    if several or not grey or not rows or not columns or allocated not in (8, 16, 32) or sign not in (0, 1) or not used:
+        return None
+    if rows * columns > MOST_SLICE_PIXELS:
+        return None
+    size = int(rows * columns) * int(allocated) // 8
+    if length != size + size % 2:
+        return None
+    dtype = np.dtype(f"<{'i' if sign else 'u'}{int(allocated) // 8}")
+    stored = np.frombuffer(content, dtype, int(rows * columns), at).reshape(int(rows), int(columns))
+    if used < allocated:
+        lowest, highest = (-(2 ** (used - 1)), 2 ** (used - 1) - 1) if sign else (0, 2**used - 1)
+        if stored.max() > highest or (sign and stored.min() < lowest):
+            return None  # something lies in the bits above: pydicom cuts it off
+    return stored if used <= allocated else None

@@ -1,0 +1,130 @@
+"""The same voxels from every transfer syntax that can be written here, for signed and unsigned pixels."""
+
+import base64
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom import dcmread, dcmwrite
+from pydicom.dataset import FileDataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
+)
+
+from mira.dicom.volume import read_series
+from tests.mira.dicom_synthetic import make_header, write
+
+STREAMS = json.loads((Path(__file__).parent / "htj2k_streams.json").read_text(encoding="utf-8"))
+SYNTAXES = [
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    DeflatedExplicitVRLittleEndian,
+    RLELossless,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEG2000Lossless,
+    HTJ2KLossless,
+]
+
+
+def formula(number: int, dtype: type) -> np.ndarray:
+    """The pixels that the stored HTJ2K streams hold."""
+    row, column = np.mgrid[:32, :40]
+    return ((37 * column + 53 * row + 101 * number) % 997 - (500 if dtype is np.int16 else 0)).astype(dtype)
+
+
+def save(folder: Path, syntax: UID, dtype: type, bits: int) -> list[Path]:
+    """A CT series of three slices in a transfer syntax."""
+    datasets = [
+        make_header("CT", n, stored=formula(n, dtype), BitsStored=bits, HighBit=bits - 1, RescaleIntercept=0)
+        for n in range(3)
+    ]
+    folder.mkdir()
+    if syntax in (JPEGLossless, JPEGLosslessSV1):
+        return [by_gdcm(path, syntax) for path in write(folder, datasets)]
+    files = []
+    for number, ds in enumerate(datasets):
+        files.append(folder / f"{number}.dcm")
+        encode(ds, number, syntax, dtype)
+        dcmwrite(files[-1], ds, enforce_file_format=True)
+    return files
+
+
+def encode(ds: FileDataset, number: int, syntax: UID, dtype: type) -> None:
+    if syntax == HTJ2KLossless:
+        ds.PixelData = encapsulate([base64.b64decode(STREAMS[dtype.__name__][number])])
+        ds["PixelData"].is_undefined_length = True
+    elif syntax == ExplicitVRBigEndian:
+        ds.PixelData = np.frombuffer(ds.PixelData, dtype).byteswap().tobytes()
+    elif syntax.is_compressed:
+        ds.compress(syntax, generate_instance_uid=False)
+    ds.file_meta.TransferSyntaxUID = syntax
+
+
+def by_gdcm(path: Path, syntax: UID) -> Path:
+    """Recompress a file in place: JPEG lossless is written by gdcm alone."""
+    gdcm = pytest.importorskip("gdcm", reason="python-gdcm writes JPEG lossless")
+    kind = gdcm.TransferSyntax.JPEGLosslessProcess14
+    if syntax == JPEGLosslessSV1:
+        kind = gdcm.TransferSyntax.JPEGLosslessProcess14_1
+    reader = gdcm.ImageReader()
+    reader.SetFileName(str(path))
+    assert reader.Read()
+    change = gdcm.ImageChangeTransferSyntax()
+    change.SetTransferSyntax(gdcm.TransferSyntax(kind))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer = gdcm.ImageWriter()
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    writer.SetFileName(str(path))
+    assert writer.Write()
+    return path
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [(np.uint16, 12), (np.uint16, 16), (np.int16, 16)])
+@pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda syntax: syntax.keyword)
+def test_voxels_are_equal_in_every_transfer_syntax(tmp_path, syntax, dtype, bits):
+    files = save(tmp_path / "s", syntax, dtype, bits)
+    assert {dcmread(path, stop_before_pixels=True).file_meta.TransferSyntaxUID for path in files} == {syntax}
+    found = read_series(files)
+    expected = np.stack([formula(n, dtype) for n in range(3)]).astype(np.float32)
+    np.testing.assert_array_equal(found.volume.voxels, expected)
+
+
+def test_source_hash_does_not_depend_on_the_transfer_syntax(tmp_path):
+    some = [ExplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless, HTJ2KLossless]
+    hashes = {read_series(save(tmp_path / s.keyword, s, np.int16, 16)).source_sha256 for s in some}
+    assert len(hashes) == 1
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_files_without_a_meta_header_are_read_by_their_encoding(tmp_path, syntax):
+    files = save(tmp_path / "s", syntax, np.uint16, 16)
+    for path in files:
+        content = path.read_bytes()
+        length = 144 + int.from_bytes(content[140:144], "little")
+        path.write_bytes(content[length:])
+    np.testing.assert_array_equal(read_series(files).volume.voxels[2], formula(2, np.uint16).astype(np.float32))
+
+
+def test_unused_high_bits_do_not_reach_the_voxels(tmp_path):
+    files = []
+    for number in range(3):
+        stored = formula(number, np.uint16) | 0xA000  # an overlay plane lived here once
+        files += write(tmp_path / str(number), [make_header("MR", number, stored=stored, BitsStored=12, HighBit=11)])
+    np.testing.assert_array_equal(read_series(files).volume.voxels[1], formula(1, np.uint16).astype(np.float32))
