@@ -3,219 +3,186 @@
 Great Expectations prints unexpected values into its results; whatever it never sees it cannot leak.
 """
 
-import re
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mira.cases import CaseRecord, read_volume
+from components.validate.phi import phi_facts
+from components.validate.voxels import voxel_facts
+from mira.cases import CaseRecord, PetDose, read_volume
 from mira.errors import MiraError
-from mira.tasks import Modality, Unit, task_of
+from mira.tasks import task_of
+from mira.volume import Volume
 
 CASE_FACTS: dict[str, str] = {
     "readable": "the volume could be read from disk",
     "geometry_matches": "shape and spacing of the stored volume equal those of its record",
-    "voxels_finite": "no voxel is NaN or infinite",
-    "not_blank": "the voxels are not all equal",
+    "rotation_valid": "the three axes of the stored affine are at right angles",
     "spacing_positive": "all three spacings are above zero",
     "spacing_plausible": "all three spacings are between 0.1 and 20 mm",
-    "smallest_side": "smaller of rows and columns, in voxels",
-    "slices": "number of slices",
-    "unit_fits": "the unit is the one that the task of the modality needs (HU, SUVbw, MR a.u.)",
-    "has_task": "ingest found the physics known well enough for at least one task",
-    "has_patient": "the case carries a patient pseudonym",
-    "free_of_phi": "no text of the record looks like a date, a person's name, an address or an instance UID",
-    "content_new": "no other case, of this or another site, was made from the same source pixels",
-    "patient_not_local": "the patient of a training case is not also a patient of a local site",
-    "warnings": "number of oddities that ingest could handle",
+    "in_plane_mm": "larger of the distances between rows and between columns, mm",
+    "slice_spacing_mm": "distance between slices, mm",
+    "thickness_mm": "slice thickness, mm; null when unknown",
     "has_thickness": "the slice thickness is known",
-    "noise": "noise estimated from the second differences of the central slices, in the unit of the volume",
+    "spacing_over_thickness": "distance between slices over their thickness; above 1 there are gaps",
+    "square_pixels": "rows and columns are equally far apart, to 1 percent",
+    "smallest_side": "smaller of rows and columns, in voxels",
+    "smallest_extent_mm": "smaller side of a slice, mm",
+    "largest_extent_mm": "largest side of the volume, mm",
+    "slices": "number of slices",
+    "voxels_finite": "no voxel is NaN or infinite",
+    "not_blank": "the voxels are not all equal",
     "minimum": "smallest voxel value",
     "maximum": "largest voxel value",
+    "noise": "noise estimated from second differences in the body, central slices, in the unit of the volume",
+    "noise_share": "that noise over the mean SUV of the body (PET) or the intensity scale (MR); null for CT",
+    "unit_fits": "the unit is the one that the task of the modality needs (HU, SUVbw, MR a.u.)",
+    "has_task": "ingest found the physics known well enough for at least one task",
+    "warnings": "number of oddities that ingest could handle",
+    "has_patient": "the case carries a patient pseudonym",
+    "no_person_name": "no text of the record looks like a person's name",
+    "no_date": "no text of the record looks like a date; build dates of software do not count",
+    "no_uid": "no text of the record is a UID, but those of the DICOM standard",
+    "no_address": "no text of the record looks like an e-mail address, a URL or a path",
+    "no_long_number": "no word from the DICOM header is a number of seven digits or more",
+    "no_free_text": "no word from the DICOM header is longer than 64 characters or 8 words",
+    "names_pseudonymous": "case, patient, study and series are named by lower-case codes without blanks",
+    "no_other_file": "the case's folder holds its record and volumes and nothing else",
+    "nifti_header_empty": "the text fields of the stored volumes' headers are empty",
+    "content_new": "no other case, of this or another site, was made from the same source pixels",
+    "voxels_new": "no other case stores the same voxels, whatever they were made from",
+    "patient_not_local": "the patient of a training case is not also a patient of a local site",
+    "patient_at_one_site": "the patient is known to one site only",
+    "split_kept": "the role fits the split that the patient had in earlier pairs; true where there was none",
     "hu_range_plausible": "tissue near 0 HU, and air or fat below it, are where a rescaled CT has them",
+    "air_peak_hu": "most frequent value below -500 HU, without padding; null with under 0.5 % of the voxels there",
+    "tissue_peak_hu": "most frequent value from -500 to 2000 HU",
     "has_kernel": "the reconstruction kernel is known",
     "has_exposure": "tube current, exposure or CTDIvol is known",
-    "suv_dose_known": "the inputs of the SUV conversion were kept",
+    "kvp": "tube voltage, kV",
+    "exposure_mas": "exposure, mAs",
     "suv_nonnegative": "no SUV is below -0.1",
     "suv_range_plausible": "the 99.9th percentile of SUV is between 0.5 and 200",
+    "suv_peak": "99.9th percentile of SUV",
+    "suv_body_mean": "mean SUV of the voxels above a tenth of the 99th percentile, that is of the body",
+    "suv_dose_known": "the inputs of the SUV conversion were kept",
+    "suv_formula_holds": "the stored factor follows from the stored weight, dose, half-life and time, to 0.1 percent",
+    "weight_kg": "body weight, kg",
+    "dose_mbq": "injected activity, MBq",
+    "dose_mbq_per_kg": "injected activity per body weight, MBq/kg",
+    "uptake_minutes": "time from injection to the moment of decay correction, minutes; null for ADMIN, which has none",
+    "half_life_s": "half-life of the radionuclide, s",
+    "has_frame_duration": "the duration of a PET frame is known",
+    "mr_scale": "robust intensity scale of an MR volume, a.u.",
     "mr_scale_positive": "the robust intensity scale is known and above zero",
+    "peak_over_scale": "largest MR value over the intensity scale",
+    "saturated_share": "share of MR voxels that carry the largest value; high after clipping",
     "has_sequence": "scanning sequence or repetition and echo time are known",
+    "field_strength_t": "magnetic field strength, T",
+    "repetition_time_ms": "repetition time, ms",
+    "echo_time_ms": "echo time, ms",
+    "conversion_kept": "formula and inputs of the conversion from stored values to the unit were kept",
 }
-SITE_FACTS: dict[str, str] = {
-    "cases": "number of cases that ingest delivered",
-    "accepted": "number of cases that no `must` expectation refused",
-    "enough_cases": "at least the declared minimum of cases was accepted",
-    "accepted_share": "accepted cases over delivered cases; 0 when nothing was delivered",
-    "one_role": "all cases of the site carry the role that sites.yaml gives it",
-}
-
-_PERSON = re.compile(r"\w\^\w")  # a DICOM person name; nothing else in a record carries a caret
-_ADDRESS = re.compile(r"\S+@\S+\.\w+|(?:^|\s)(?:/|[A-Za-z]:\\)\S+[/\\]")
-_UID = re.compile(r"\b\d+(?:\.\d+){7,}\b")
-_DATE = re.compile(r"\b(?:19|20)\d\d[-./]?(?:0[1-9]|1[0-2])[-./]?(?:0[1-9]|[12]\d|3[01])\b")
-_STANDARD_UID = "1.2.840.10008."
-
-
-def looks_like_phi(record: CaseRecord) -> bool:
-    """Whether any text of a record looks like a name, a date, an address or path, or a UID of an instance.
-
-    UIDs of the DICOM standard itself (SOP class, transfer syntax) and build dates in the scanner's software
-    version are no PHI and pass.
-    """
-    texts = dict(_texts("", record.model_dump(mode="json")))
-    return any(
-        _PERSON.search(text)
-        or _ADDRESS.search(text)
-        or (_UID.search(text) and not text.startswith(_STANDARD_UID))
-        or (_DATE.search(text) and key not in {"scanner.software", "software"})
-        for key, text in texts.items()
-    )
-
-
-def _texts(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
-    if isinstance(value, str):
-        yield prefix, value
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from _texts(f"{prefix}.{key}".lstrip("."), item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _texts(prefix, item)
-
-
-def noise_level(voxels: NDArray[np.float32]) -> float:
-    """Noise standard deviation of slices by the median absolute response to a second-difference mask.
-
-    The mask [[1,-2,1],[-2,4,-2],[1,-2,1]] removes constant and linear structure and has norm 6 for white noise
-    (Immerkaer, Computer Vision and Image Understanding 64:300, 1996); the median makes it robust to edges.
-
-    Args:
-        voxels: [slices, rows, columns] in any unit.
-
-    Returns:
-        The level in the same unit; 0 for slices under 3 x 3.
-    """
-    if min(voxels.shape[1:]) < 3:
-        return 0.0
-    rows = voxels[:, :-2] - 2 * voxels[:, 1:-1] + voxels[:, 2:]
-    response = rows[..., :-2] - 2 * rows[..., 1:-1] + rows[..., 2:]
-    inside = np.abs(response[response != 0])  # padding and clipped air respond with exactly zero
-    return float(1.4826 * np.median(inside) / 6) if inside.size else 0.0
 
 
 def case_facts(folder: Path, record: CaseRecord) -> dict[str, Any]:
-    """All facts of one case but those that need the other cases, which `relate` adds."""
-    spacing = record.spacing_mm
-    facts: dict[str, Any] = {
+    """All facts of one case but those that need the other cases, which `relations.relate` adds.
+
+    `voxels_sha256` is for `relate` and not an expectation's business.
+    """
+    facts = {
         "case_id": record.case_id,
         "site": record.site,
         "modality": record.modality.value,
         "role": record.role,
-        "spacing_positive": min(spacing) > 0,
-        "spacing_plausible": min(spacing) >= 0.1 and max(spacing) <= 20,
-        "smallest_side": min(record.shape[1:]),
-        "slices": record.shape[0],
         "unit_fits": record.unit is task_of(record.modality).unit,
         "has_task": bool(record.tasks),
         "has_patient": bool(record.patient),
-        "free_of_phi": not looks_like_phi(record),
         "warnings": len(record.warnings),
-        "has_thickness": record.protocol.slice_thickness_mm is not None,
-        "has_kernel": bool(record.protocol.kernel),
-        "has_exposure": any(
-            value is not None
-            for value in (
-                record.protocol.tube_current_ma,
-                record.protocol.exposure_mas,
-                record.protocol.ctdi_vol_mgy,
-            )
-        ),
-        "suv_dose_known": record.pet_dose is not None,
+        "conversion_kept": record.conversion is not None or record.pet_dose is not None,
+        "mr_scale": record.mr_scale,
         "mr_scale_positive": bool(record.mr_scale and record.mr_scale > 0),
-        "has_sequence": bool(record.protocol.scanning_sequence)
-        or (record.protocol.repetition_time_ms is not None and record.protocol.echo_time_ms is not None),
+        **_geometry(record),
+        **_protocol(record),
+        **_suv(record.pet_dose),
+        **phi_facts(record, folder),
     }
     try:
         volume = read_volume(folder)
     except (MiraError, OSError, ValueError):  # a truncated file shows as any of these
-        return facts | _voxel_facts(None, record)
-    same = volume.voxels.shape == tuple(record.shape) and np.allclose(volume.spacing, spacing, rtol=1e-3, atol=1e-4)
-    return facts | _voxel_facts(np.ascontiguousarray(volume.voxels), record) | {"geometry_matches": bool(same)}
+        return facts | voxel_facts(None, record)
+    stored = {"geometry_matches": _matches(volume, record), "rotation_valid": _right_angles(volume)}
+    return facts | voxel_facts(np.ascontiguousarray(volume.voxels), record) | stored
 
 
-def _voxel_facts(voxels: NDArray[np.float32] | None, record: CaseRecord) -> dict[str, Any]:
-    if voxels is None or voxels.size == 0:
-        names = ("readable", "geometry_matches", "voxels_finite", "not_blank", "hu_range_plausible")
-        return dict.fromkeys((*names, "suv_nonnegative", "suv_range_plausible"), False)
-    low, high = float(voxels.min()), float(voxels.max())
-    finite = bool(np.isfinite(low) and np.isfinite(high))
-    facts: dict[str, Any] = {
-        "readable": True,
-        "voxels_finite": finite,
-        "not_blank": finite and high > low,
-        "minimum": low if finite else None,
-        "maximum": high if finite else None,
-        "hu_range_plausible": False,
-        "suv_nonnegative": False,
-        "suv_range_plausible": False,
-    }
-    if not finite:
-        return facts
-    middle = len(voxels) // 2
-    facts["noise"] = noise_level(voxels[max(0, middle - 4) : middle + 4])
-    sample = voxels.reshape(-1)[:: max(1, voxels.size // 400_000)]
-    if record.modality is Modality.CT:
-        facts["hu_range_plausible"] = record.unit is Unit.HU and _hu_plausible(sample)
-    if record.modality is Modality.PET:
-        peak = float(np.quantile(sample, 0.999))
-        facts["suv_nonnegative"] = low >= -0.1
-        facts["suv_range_plausible"] = 0.5 <= peak <= 200
-    return facts
-
-
-def _hu_plausible(sample: NDArray[np.float32]) -> bool:
-    """Whether soft tissue, and air or fat, lie where they must in HU; padding below -1500 HU is ignored.
-
-    A CT that lost its rescale intercept has its air near 0 and its tissue near 1000, and nothing below -30.
-    """
-    real = sample[sample > -1500]
-    if real.size < 100:
-        return False
-    below_water = float(np.mean(real < -30))
-    tissue = float(np.mean((real > -200) & (real < 300)))
-    return below_water >= 0.005 and tissue >= 0.02 and float(np.quantile(real, 0.99)) < 4000
-
-
-def relate(rows: list[dict[str, Any]], records: list[CaseRecord]) -> None:
-    """Add the facts that need all cases: `content_new` and `patient_not_local`.
-
-    Of several cases with the same source pixels one stays, a local one before a training one; a patient who is
-    known to a local site leaves the training sites, so that the local set stays unseen.
-    """
-    local_patients = {record.patient for record in records if record.role == "local" and record.patient}
-    order = sorted(range(len(records)), key=lambda i: (records[i].role != "local", records[i].site, records[i].case_id))
-    seen: set[str] = set()
-    for index in order:
-        record = records[index]
-        rows[index]["content_new"] = record.source_sha256 not in seen
-        rows[index]["patient_not_local"] = record.role == "local" or record.patient not in local_patients
-        seen.add(record.source_sha256)
-
-
-def site_facts(
-    site: str, role: str, records: Iterable[CaseRecord], accepted: set[str], minimum_cases: int
-) -> dict[str, Any]:
-    """The facts of one site, after its cases were judged."""
-    own = [record for record in records if record.site == site]
-    count = sum(record.case_id in accepted for record in own)
+def _geometry(record: CaseRecord) -> dict[str, Any]:
+    spacing, thickness = record.spacing_mm, record.protocol.slice_thickness_mm
+    extents = [count * step for count, step in zip(record.shape, spacing, strict=True)]
     return {
-        "site": site,
-        "cases": len(own),
-        "accepted": count,
-        "enough_cases": count >= minimum_cases,
-        "accepted_share": count / len(own) if own else 0.0,
-        "one_role": all(record.role == role for record in own),
+        "spacing_positive": min(spacing) > 0,
+        "spacing_plausible": min(spacing) >= 0.1 and max(spacing) <= 20,
+        "in_plane_mm": max(spacing[1:]),
+        "slice_spacing_mm": spacing[0],
+        "thickness_mm": thickness,
+        "has_thickness": thickness is not None,
+        "spacing_over_thickness": spacing[0] / thickness if thickness and record.shape[0] > 1 else None,
+        "square_pixels": bool(np.isclose(spacing[1], spacing[2], rtol=0.01)),
+        "smallest_side": min(record.shape[1:]),
+        "smallest_extent_mm": min(extents[1:]),
+        "largest_extent_mm": max(extents),
+        "slices": record.shape[0],
     }
+
+
+def _protocol(record: CaseRecord) -> dict[str, Any]:
+    protocol = record.protocol
+    dose = (protocol.tube_current_ma, protocol.exposure_mas, protocol.ctdi_vol_mgy)
+    times = (protocol.repetition_time_ms, protocol.echo_time_ms)
+    return {
+        "has_kernel": bool(protocol.kernel),
+        "has_exposure": any(value is not None for value in dose),
+        "kvp": protocol.kvp,
+        "exposure_mas": protocol.exposure_mas,
+        "has_frame_duration": protocol.frame_duration_ms is not None,
+        "has_sequence": bool(protocol.scanning_sequence) or None not in times,
+        "field_strength_t": record.scanner.field_strength_t,
+        "repetition_time_ms": protocol.repetition_time_ms,
+        "echo_time_ms": protocol.echo_time_ms,
+    }
+
+
+def _suv(dose: PetDose | None) -> dict[str, Any]:
+    """Inputs of the SUV conversion, and whether its result follows from them.
+
+    SUVbw = BQML * weight_g / decayed dose, decayed dose = injected dose * 2^(-time / half-life), by the Quantitative
+    Imaging Biomarkers Alliance's vendor-neutral pseudo-code; no time passes for decay correction to administration.
+    """
+    if dose is None or dose.half_life_s <= 0 or dose.weight_kg <= 0:
+        return {"suv_dose_known": dose is not None, "suv_formula_holds": None if dose is None else False}
+    decayed = dose.injected_dose_bq * 2.0 ** (-dose.seconds_injection_to_reference / dose.half_life_s)
+    follows = np.isclose(dose.decayed_dose_bq, decayed, rtol=1e-3)
+    follows &= np.isclose(dose.factor, 1000 * dose.weight_kg / decayed, rtol=1e-3)
+    return {
+        "suv_dose_known": True,
+        "suv_formula_holds": bool(follows),
+        "weight_kg": dose.weight_kg,
+        "dose_mbq": dose.injected_dose_bq / 1e6,
+        "dose_mbq_per_kg": dose.injected_dose_bq / 1e6 / dose.weight_kg,
+        "uptake_minutes": None if dose.decay_correction == "ADMIN" else dose.seconds_injection_to_reference / 60,
+        "half_life_s": dose.half_life_s,
+    }
+
+
+def _matches(volume: Volume, record: CaseRecord) -> bool:
+    same = volume.voxels.shape == tuple(record.shape)
+    return bool(same and np.allclose(volume.spacing, record.spacing_mm, rtol=1e-3, atol=1e-4))
+
+
+def _right_angles(volume: Volume) -> bool:
+    """Whether the axes are orthogonal to 0.1 degrees; a sheared volume was a tilted gantry that nobody undid."""
+    lengths = np.linalg.norm(volume.affine[:3, :3], axis=0)
+    if not (np.isfinite(lengths).all() and lengths.min() > 0):
+        return False
+    axes = volume.affine[:3, :3] / lengths
+    return bool(np.abs(axes.T @ axes - np.eye(3)).max() < np.sin(np.radians(0.1)))

@@ -8,15 +8,26 @@ import yaml
 from pydantic import Field, ValidationError
 
 from components.command import explain
-from components.validate.facts import CASE_FACTS, SITE_FACTS
+from components.validate.drift import DRIFT_FACTS
+from components.validate.facts import CASE_FACTS
+from components.validate.relations import DATASET_FACTS, SITE_FACTS
 from mira.cases import Record
 from mira.errors import ConfigurationError
-from mira.tasks import Modality
+from mira.tasks import Modality, Task
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Severity = Literal["must", "warn"]
+About = Literal["case", "site", "dataset", "drift"]
+FACTS: dict[About, dict[str, str]] = {
+    "case": CASE_FACTS,
+    "site": SITE_FACTS,
+    "dataset": DATASET_FACTS,
+    "drift": DRIFT_FACTS,
+}
+KEYS: dict[About, str] = {"case": "case_id", "site": "site", "dataset": "part", "drift": "id"}
+"""The column that names a row; it is free of PHI."""
 
 
 class Expectation(Record):
@@ -27,7 +38,7 @@ class Expectation(Record):
         says: one sentence for people: what must hold, and why.
         type: name of a Great Expectations expectation, e.g. `expect_column_values_to_be_in_set`.
         kwargs: its arguments; `column` names a fact.
-        severity: `must` refuses the case or the site, `warn` only tells.
+        severity: `must` refuses the case, the site or the data set; `warn` only tells.
         source: where a threshold comes from.
     """
 
@@ -38,20 +49,37 @@ class Expectation(Record):
     severity: Severity
     source: str = ""
 
+    @property
+    def bounds(self) -> str:
+        """The rule for people, where it is a truth or a range; "" otherwise."""
+        low, high = self.kwargs.get("min_value"), self.kwargs.get("max_value")
+        if self.kwargs.get("value_set") == [True]:
+            text = "true"
+        elif low is not None and high is not None:
+            text = f"from {low} to {high}"
+        elif low is not None or high is not None:
+            text = f"at least {low}" if high is None else f"at most {high}"
+        else:
+            return ""
+        return text + (f", where {self.kwargs['row_condition']}" if "row_condition" in self.kwargs else "")
+
 
 class Suite(Record):
     """One file of expectations.
 
     Attributes:
         name: name of the suite.
-        about: `case` for a row per case, `site` for a row per site.
-        modality: only cases of this modality; all when left out.
+        about: what a row is: `case` (a series), `site`, `dataset` (the whole and each task), `drift` (a feature
+            beside that of the last accepted data set).
+        modality: only cases or features of this modality; all when left out.
+        task: only cases that can be used for this task, or its row of the data set; all when left out.
         expectations: the rules.
     """
 
     name: str
-    about: Literal["case", "site"]
+    about: About
     modality: Modality | None = None
+    task: Task | None = None
     expectations: list[Expectation] = Field(min_length=1)
 
 
@@ -60,23 +88,29 @@ class Outcome(Record):
 
     Attributes:
         suite: name of its suite.
+        about: what its rows are.
         code: the expectation's code.
         says: the expectation's sentence.
         severity: the expectation's severity.
         fact: the column it looked at.
         rule: type and arguments in one line.
-        rows: rows looked at; 0 means that the rule had nothing to check.
-        failed: ids of the cases or sites that broke it.
+        bounds: the same for people where it is a truth or a range.
+        rows: rows whose fact is known; 0 means that the rule had nothing to check.
+        failed: ids of the rows that broke it.
+        source: where its threshold comes from.
     """
 
     suite: str
+    about: About
     code: str
     says: str
     severity: Severity
     fact: str
     rule: str
+    bounds: str
     rows: int
     failed: list[str]
+    source: str = ""
 
     @property
     def status(self) -> str:
@@ -105,7 +139,7 @@ def load_suites(folder: Path) -> list[Suite]:
             raise ConfigurationError(f"{path}: not valid YAML: {error}") from error
         except ValidationError as error:
             raise ConfigurationError(explain(error, str(path))) from error
-        known = CASE_FACTS if suite.about == "case" else SITE_FACTS
+        known = FACTS[suite.about]
         for expectation in suite.expectations:
             column = expectation.kwargs.get("column")
             if column not in known:
@@ -135,13 +169,12 @@ class Checker:
         """Version of Great Expectations."""
         return str(self._gx.__version__)
 
-    def run(self, suite: Suite, table: "pd.DataFrame", key: str) -> list[Outcome]:
+    def run(self, suite: Suite, table: "pd.DataFrame") -> list[Outcome]:
         """Check a table of facts.
 
         Args:
             suite: the rules.
-            table: one row per case or site, with a column per fact.
-            key: column that names a row in the outcome; it is free of PHI.
+            table: one row per case, site, part of the data set or feature, with a column per fact.
 
         Returns:
             One outcome per expectation, in the order of the suite.
@@ -151,9 +184,9 @@ class Checker:
         """
         if table.empty:
             return [_outcome(suite, expectation, 0, []) for expectation in suite.expectations]
-        rules = self._context.suites.add(self._gx.ExpectationSuite(name=suite.name))
-        for expectation in suite.expectations:
-            rules.add_expectation(self._rule(suite, expectation))
+        key = KEYS[suite.about]
+        expectations = [self._rule(suite, expectation) for expectation in suite.expectations]
+        rules = self._gx.ExpectationSuite(name=suite.name, expectations=expectations)
         asset = self._source.add_dataframe_asset(suite.name)
         batch = asset.add_batch_definition_whole_dataframe("all").get_batch({"dataframe": table})
         form = {"result_format": "COMPLETE", "unexpected_index_column_names": [key]}
@@ -167,7 +200,8 @@ class Checker:
                     "Use an `expect_column_values_...` type whose arguments fit the fact."
                 )
             failed[code] = sorted({str(row[key]) for row in detail.get("unexpected_index_list") or []})
-        return [_outcome(suite, e, len(table), failed[e.code]) for e in suite.expectations]
+        known = table.notna().sum()
+        return [_outcome(suite, e, int(known[e.kwargs["column"]]), failed[e.code]) for e in suite.expectations]
 
     def _rule(self, suite: Suite, expectation: Expectation) -> Any:
         from great_expectations.exceptions import GreatExpectationsError
@@ -189,11 +223,14 @@ def _outcome(suite: Suite, expectation: Expectation, rows: int, failed: list[str
     arguments = ", ".join(f"{k}={v}" for k, v in expectation.kwargs.items() if k != "column")
     return Outcome(
         suite=suite.name,
+        about=suite.about,
         code=expectation.code,
         says=expectation.says,
         severity=expectation.severity,
         fact=str(expectation.kwargs["column"]),
         rule=f"{expectation.type}({arguments})",
+        bounds=expectation.bounds,
         rows=rows,
         failed=failed,
+        source=expectation.source,
     )

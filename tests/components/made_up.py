@@ -12,6 +12,7 @@ from mira.tasks import TASKS, Modality, Task, task_of
 from mira.volume import Volume, write_nifti
 
 SHAPE = (5, 48, 48)
+DECAYED_BQ = 3e8 * 2 ** (-3600 / 6586.2)
 
 
 def body(modality: Modality, seed: int, shape=SHAPE) -> np.ndarray:
@@ -45,7 +46,7 @@ def make_case(
         "role": role,
         "patient": f"{site}-patient-{number}",
         "study": f"study-{seed}",
-        "series": f"series-{seed}-{modality.value}",
+        "series": f"series-{seed}-{modality.value.lower()}",
         "modality": modality,
         "unit": spec.unit,
         "shape": voxels.shape,
@@ -60,8 +61,8 @@ def make_case(
             half_life_s=6586.2,
             decay_correction="START",
             seconds_injection_to_reference=3600,
-            decayed_dose_bq=2e8,
-            factor=70000 / 2e8,
+            decayed_dose_bq=DECAYED_BQ,
+            factor=70000 / DECAYED_BQ,
             formula="weight_g / decayed_dose_bq",
         )
         if modality is Modality.PET

@@ -1,17 +1,21 @@
 import re
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
 from components.command import main
-from components.validate.facts import looks_like_phi, noise_level
+from components.validate.phi import looks_like_phi
+from components.validate.reference import reference
 from components.validate.step import ROOT, ValidateConfig, validate
 from components.validate.suites import load_suites
+from components.validate.voxels import noise_level
 from mira.cases import Protocol, Scanner
 from mira.errors import ConfigurationError, DataRejected
 from mira.storage import read_json, write_json
-from mira.tasks import Modality
+from mira.tasks import Modality, Task
+from mira.volume import Volume, write_nifti
 from tests.components.made_up import body, make_case, make_cases
 
 
@@ -32,6 +36,30 @@ def result(tmp_path_factory):
     make_case(root, "beta", 17, Modality.CT, source_sha256=records[0].source_sha256)
     make_case(root, "beta", 18, Modality.PET, tasks=[], task_refusals={"pet-synthesis": "no injected dose"})
     make_case(root, "beta", 19, Modality.CT, protocol=Protocol())  # only warnings
+    make_case(root, "beta", 20, Modality.CT, scanner=Scanner(manufacturer="Made Up", model="Room 12345678"))
+    make_case(root, "beta", 21, Modality.CT, protocol=Protocol(kernel="12.03.2019"))
+    make_case(
+        root,
+        "beta",
+        22,
+        Modality.MR,
+        protocol=Protocol(scanning_sequence="as the ward asked after the fall on the stairs"),
+    )
+    make_case(root, "beta", 23, Modality.CT, study="Trial of Dr Doe")
+    forgotten = make_case(root, "beta", 24, Modality.CT)
+    (forgotten.folder(root) / "slice.dcm").write_bytes(b"DICM")
+    titled = make_case(root, "beta", 25, Modality.CT)
+    image = nib.load(titled.folder(root) / "image.nii", mmap=False)
+    image.header["descrip"] = b"exported for the tumour board"
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), None, image.header), titled.folder(root) / "image.nii")
+    make_case(root, "beta", 26, Modality.CT, voxels=body(Modality.CT, 99))
+    make_case(root, "beta", 27, Modality.CT, voxels=body(Modality.CT, 99))  # exported again: other source, same voxels
+    dose = make_case(root, "alpha", 28, Modality.PET).pet_dose
+    make_case(root, "alpha", 28, Modality.PET, pet_dose=dose.model_copy(update={"factor": dose.factor * 1.01}))
+    tilted = make_case(root, "alpha", 29, Modality.CT)
+    shear = np.diag([2.0, 2.0, 3.0, 1.0])
+    shear[1:3, 2] = 3 * np.sin(0.2), 3 * np.cos(0.2)
+    write_nifti(tilted.folder(root) / "image.nii", Volume(body(Modality.CT, 29), shear))
     make_case(root, "delta", 0, Modality.CT)  # one case, two needed
     ingest = read_json(root / "ingest.json")
     ingest["sites"] |= {
@@ -52,10 +80,19 @@ def result(tmp_path_factory):
         ("alpha-ct-12", "ct-hu-plausible"),
         ("beta-mr-13", "large-enough"),
         ("beta-mr-14", "mr-scale"),
-        ("beta-ct-15", "free-of-phi"),
+        ("beta-ct-15", "no-person-name"),
         ("beta-ct-16", "patient-not-local"),
         ("beta-ct-17", "content-new"),
         ("beta-pet-18", "has-task"),
+        ("beta-ct-20", "no-long-number"),
+        ("beta-ct-21", "no-date"),
+        ("beta-mr-22", "no-free-text"),
+        ("beta-ct-23", "names-pseudonymous"),
+        ("beta-ct-24", "no-other-file"),
+        ("beta-ct-25", "nifti-header-empty"),
+        ("beta-ct-27", "voxels-new"),
+        ("alpha-pet-28", "pet-suv-follows"),
+        ("alpha-ct-29", "rotation-valid"),
     ],
 )
 def test_a_bad_case_is_refused_for_its_own_reason(result, case, code):
@@ -66,11 +103,11 @@ def test_a_bad_case_is_refused_for_its_own_reason(result, case, code):
 
 def test_good_cases_are_accepted_and_warnings_do_not_refuse(result):
     summary, validation, _ = result
-    assert len([c for c in validation["accepted"] if c.split("-")[0] in ("alpha", "beta", "gamma")]) == 28
+    assert len([c for c in validation["accepted"] if c.split("-")[0] in ("alpha", "beta", "gamma")]) == 29
     assert "beta-ct-19" in validation["accepted"]
     assert any(w.startswith("ct-kernel-known: 1 of") for w in validation["sites"]["beta"]["warnings"])
-    assert summary.accepted == 28
-    assert summary.refused == len(validation["refused"]) == 10
+    assert summary.accepted == 29
+    assert summary.refused == len(validation["refused"]) == 19
 
 
 def test_the_reason_of_ingest_is_passed_on(result):
@@ -101,7 +138,9 @@ def test_data_docs_need_no_network_and_carry_no_phi(result):
 
 
 def test_profile_describes_accepted_cases_only(result):
-    profile = {(row["site"], row["modality"]): row for row in read_json(result[2] / "profile.json")}
+    document = read_json(result[2] / "profile.json")
+    assert document["usable"]
+    profile = {(row["site"], row["modality"]): row for row in document["sites"]}
     assert profile["alpha", "CT"]["cases"] == 3
     assert profile["alpha", "CT"]["figures"]["noise"]["median"] == pytest.approx(10, rel=0.35)
     assert ("delta", "CT") not in profile
@@ -144,25 +183,39 @@ def test_a_wrong_suite_is_a_clear_error(tmp_path, edit, message):
         validate(tmp_path / "cases", tmp_path / "out", ValidateConfig(suites=tmp_path / "suites"))
 
 
-def test_declared_suites_cover_every_modality():
+def test_declared_suites_cover_every_modality_and_task():
     suites = load_suites(ROOT / "data" / "expectations")
-    assert {s.modality for s in suites if s.about == "case"} == {None, *Modality}
+    case = [suite for suite in suites if suite.about == "case"]
+    assert {suite.modality for suite in case} == {None, *Modality}
+    assert {suite.task for suite in case} == {None, *Task}
+    assert {suite.about for suite in suites} == {"case", "site", "dataset", "drift"}
     codes = [e.code for s in suites for e in s.expectations]
     assert len(codes) == len(set(codes))
 
 
-def test_phi_is_recognised_and_technical_text_is_not(tmp_path):
-    clean = make_case(tmp_path, "alpha", 0, Modality.MR, protocol=Protocol(kernel="B31f", scanning_sequence="SE\\IR"))
-    assert not looks_like_phi(clean)
-    for text in (
+def test_the_reference_page_is_of_these_suites():
+    page = (ROOT / "docs" / "reference" / "expectations.md").read_text()
+    assert page == reference(load_suites(ROOT / "data" / "expectations"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
         "seen 2019-03-12",
         "20190312",
         "DOE^JOHN",
         "a@b.org",
         "1.3.6.1.4.1.14519.5.2.1.99.1071",
         "/home/x/scan",
-    ):
-        assert looks_like_phi(clean.model_copy(update={"protocol": Protocol(kernel=text)})), text
+        "https://pacs/x",
+        "00431234567",
+    ],
+)
+def test_phi_is_recognised_and_technical_text_is_not(tmp_path, text):
+    clean = make_case(tmp_path, "alpha", 0, Modality.MR, protocol=Protocol(kernel="B31f", scanning_sequence="SE\\IR"))
+    assert not looks_like_phi(clean, clean.folder(tmp_path))
+    spoilt = clean.model_copy(update={"protocol": Protocol(kernel=text)})
+    assert looks_like_phi(spoilt, clean.folder(tmp_path))
 
 
 def test_noise_level_is_the_standard_deviation_of_white_noise():
