@@ -16,11 +16,13 @@ from components.command import announce
 from components.pair.splits import assign, previous_splits
 from mira.cases import CaseRecord, Record, iterate_cases, read_volume
 from mira.degrade.interface import VERSIONS, degrade, severity
+from mira.degrade.options import OptionValue
+from mira.degrade.pet_attenuation import PairedCt
 from mira.errors import DataRejected
 from mira.pairs import PairIndex, PairRecord, Physics, Split, read_index, write_index
 from mira.progress import track
 from mira.storage import atomic_folder, read_json, write_json
-from mira.tasks import TASKS, Task
+from mira.tasks import TASKS, Modality, Task, Unit
 from mira.volume import Volume, read_nifti, write_nifti
 
 STEP_VERSION = 1  # raise when the same inputs and config would give other pairs
@@ -35,6 +37,14 @@ class PairConfig(Record):
         default_factory=dict,
         description="degradation levels per task: dose fractions, count fractions, resolution factors; tasks left out "
         "take 0.25 and 0.1, 0.25 and 0.1, 2 and 4",
+    )
+    physics: dict[Task, dict[str, OptionValue]] = Field(
+        default_factory=dict,
+        description="parameters of the simulators in place of those chosen from each scan, per task; what "
+        "`mira calibrate` writes has this form",
+    )
+    site_physics: dict[str, dict[Task, dict[str, OptionValue]]] = Field(
+        default_factory=dict, description="the same per site, laid over `physics`, since a calibration is a scanner's"
     )
     max_slices_per_case: int = Field(
         32, ge=0, description="slices of a case that are paired, at even distances through it; 0 for all"
@@ -58,6 +68,10 @@ class PairConfig(Record):
                 except Exception as error:
                     raise ValueError(str(error)) from error
         return levels
+
+    def options_of(self, site: str, task: Task) -> dict[str, OptionValue]:
+        """Parameters of a task's simulator at a site."""
+        return {**self.physics.get(task, {}), **self.site_physics.get(site, {}).get(task, {})}
 
     def levels_of(self, task: Task) -> tuple[float, ...]:
         """Levels of a task, the defaults where none are given."""
@@ -94,14 +108,20 @@ class Work(Record):
         seed: seed of the run.
         max_slices: slices to take at most; 0 for all.
         out: root of all pairs.
+        options: parameters of the simulator.
+        ct_folder: for a PET, where the CT of its examination lies; None without one.
+        ct_record: that CT.
     """
 
     case_folder: Path
     record: CaseRecord
+    ct_folder: Path | None = None
+    ct_record: CaseRecord | None = None
     task: Task
     levels: tuple[float, ...]
     seed: int
     max_slices: int
+    options: dict[str, OptionValue] = Field(default_factory=dict)
     out: Path
 
     @property
@@ -120,7 +140,17 @@ class Work(Record):
             self.seed,
             self.max_slices,
         ]
+        if self.options:
+            facts.append(self.options)
+        if self.ct_record is not None:
+            facts.append(self.ct_record.model_dump(mode="json"))
         return _hash(facts)
+
+    def paired_ct(self) -> PairedCt | None:
+        """The CT that tells a PET's attenuation."""
+        if self.ct_folder is None or self.ct_record is None:
+            return None
+        return PairedCt(read_volume(self.ct_folder), self.ct_record.protocol.kvp)
 
 
 class Made(Record):
@@ -205,12 +235,13 @@ def _index_folder(previous: Path) -> Path:
     return previous.parent if previous.suffix == ".json" else previous
 
 
-def _plan(
-    accepted: Iterable[tuple[Path, CaseRecord]], out: Path, config: PairConfig
-) -> tuple[list[Work], dict[str, str]]:
+def _plan(accepted: list[tuple[Path, CaseRecord]], out: Path, config: PairConfig) -> tuple[list[Work], dict[str, str]]:
     """Work for every accepted case and wanted task, and the cases that have no wanted task."""
     work, refused = [], {}
+    cts = _examination_cts(accepted)
     for folder, record in accepted:
+        is_pet = record.modality is Modality.PET
+        ct_folder, ct_record = cts.get(_examination(record), (None, None)) if is_pet else (None, None)
         tasks = [task for task in config.tasks if TASKS[task].modality is record.modality]
         if not tasks:
             refused[record.case_id] = f"no task of {record.modality} is wanted"
@@ -222,11 +253,35 @@ def _plan(
                 levels=config.levels_of(task),
                 seed=config.seed,
                 max_slices=config.max_slices_per_case,
+                options=config.options_of(record.site, task),
                 out=out.absolute(),
+                ct_folder=ct_folder,
+                ct_record=ct_record,
             )
             for task in tasks
         ]
     return work, refused
+
+
+def _examination(record: CaseRecord) -> tuple[str, str, str]:
+    """What a PET and the CT of the same examination share."""
+    return record.patient, record.study, record.frame_of_reference
+
+
+def _examination_cts(accepted: list[tuple[Path, CaseRecord]]) -> dict[tuple[str, str, str], tuple[Path, CaseRecord]]:
+    """For each examination its CT, the longest where there are several; none for those without frame of reference."""
+    found: dict[tuple[str, str, str], tuple[Path, CaseRecord]] = {}
+    for folder, record in accepted:
+        if record.unit is not Unit.HU or not record.frame_of_reference:
+            continue
+        known = found.get(_examination(record))
+        if known is None or _length_mm(record) > _length_mm(known[1]):
+            found[_examination(record)] = (folder.absolute(), record)
+    return found
+
+
+def _length_mm(record: CaseRecord) -> float:
+    return record.shape[0] * record.spacing_mm[0]
 
 
 def _run(work: list[Work], workers: int) -> Iterator[Made]:
@@ -263,7 +318,16 @@ def make(work: Work) -> Made:
         with atomic_folder(target) as folder:
             physics = []
             for level in work.levels:
-                degraded, truth = degrade(reference, work.task, level, noise_seed(work, level), work.record)
+                degraded, truth = degrade(
+                    reference,
+                    work.task,
+                    level,
+                    noise_seed(work, level),
+                    work.record,
+                    options=work.options,
+                    paired_ct=work.paired_ct(),
+                    workers=1,  # the cases are what runs in parallel
+                )
                 write_nifti(folder / degraded_name(level), degraded)
                 chosen = {"first_slice": first, "slice_stride": stride}
                 physics.append(truth.model_copy(update={"parameters": {**truth.parameters, **chosen}}))

@@ -2,11 +2,12 @@
 
 A scan at dose fraction a has 1/a times the variance of the scan itself, whatever made that. So the noise of the scan is
 measured in soft tissue, noise of the scan's own dose is simulated through the same tissue, and two parameters are set
-so that both agree: the apodisation by the correlation of neighbouring pixels, the photons by the standard deviation.
+so that both agree: the apodisation by the mean frequency of the noise, the photons by its strength.
 
-Anatomy adds to the measured noise, so only the calmest patches count: the lower quartile over 8x8 patches of soft
-tissue, each freed of its linear trend. Noise differs across a body, so each patch is compared with the simulated noise
-around the same place, and the quartile of a simulated scan, measured in the same way, is the yardstick.
+Anatomy adds to the measured noise, mostly at low frequencies, and differently from place to place. So patches of 8x8
+pixels are seen through their cosine transform without its lowest frequencies, and only the calmest count: the lower
+quartile over all patches of soft tissue. Noise differs across a body, so each patch is compared with the simulated
+noise around the same place, and the quartile of a simulated scan, measured in the same way, is the yardstick.
 """
 
 from dataclasses import replace
@@ -18,10 +19,12 @@ from numpy.typing import NDArray
 from mira.degrade import ct
 
 PATCH = 8
+SLICES = 4  # looked at, spread over the scan
 TISSUE_HU = (-150.0, 150.0)  # of a patch's mean: fat to muscle and contrast-filled organs
 LEAST_PATCHES = 40
-LEAST_NOISE_HU = 1.5  # below it the volume is a noise-free phantom, or was denoised; there is nothing to fit
-CUTOFFS = (0.4, 0.55, 0.75, 1.0, 1.5, 3.0)
+LOWEST = 0.1875  # cycles per pixel; below it anatomy outweighs noise
+LEAST_NOISE_HU = 1.0  # below it the volume is a noise-free phantom, or was denoised; there is nothing to fit
+CUTOFFS = (0.4, 0.55, 0.75, 1.0, 1.4, 2.0)
 LIMITS = (0.05, 20.0)  # of the factor on photons
 
 
@@ -33,28 +36,40 @@ def patches_of(volume: NDArray[np.float32]) -> NDArray[np.float32]:
     return cut.swapaxes(2, 3).reshape(-1, PATCH, PATCH)
 
 
-def detrended(patches: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Patches freed of mean and linear trend."""
-    x = (np.arange(PATCH) - (PATCH - 1) / 2).astype(np.float32)
-    x /= np.sqrt((x**2).sum() * PATCH)
-    residual: NDArray[np.float32] = patches - patches.mean(axis=(1, 2), keepdims=True)
-    for plane in (x[:, None] * np.ones(PATCH, np.float32), x[None, :] * np.ones((PATCH, 1), np.float32)):
-        residual = residual - np.einsum("nij,ij->n", residual, plane)[:, None, None] * plane
-    return residual
+def _bands() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Orthonormal cosine transform [8, 8], and the radial index of each coefficient; 16 is one cycle per pixel."""
+    place = np.arange(PATCH)
+    matrix = np.cos(np.pi * (place + 0.5) * place[:, None] / PATCH) * np.sqrt(2 / PATCH)
+    matrix[0] /= np.sqrt(2)
+    return matrix.astype(np.float32), np.hypot(place[:, None], place).astype(np.float32)
+
+
+def power(patches: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Power of patches [n, 8, 8] at frequencies from `LOWEST` to Nyquist: [n, k], and the frequencies [k]."""
+    matrix, index = _bands()
+    used = (index >= LOWEST * 2 * PATCH) & (index < PATCH)
+    coefficients = np.einsum("ai,nij,bj->nab", matrix, patches, matrix, optimize=True)
+    return np.square(coefficients[:, used]), index[used] / np.float32(2 * PATCH)
 
 
 def spread(patches: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Standard deviation of each patch about its linear trend."""
-    result: NDArray[np.float32] = np.sqrt(np.square(detrended(patches)).sum(axis=(1, 2)) / (PATCH**2 - 3))
+    """Strength of the noise of each patch: root mean square of its coefficients from `LOWEST` to Nyquist."""
+    result: NDArray[np.float32] = np.sqrt(power(patches)[0].mean(axis=1))
     return result
 
 
-def correlation(patches: NDArray[np.float32]) -> float:
-    """Mean correlation of horizontal and vertical neighbours in the calmest quarter of patches."""
-    values = spread(patches)
-    calm = detrended(patches[values <= np.quantile(values, 0.25)])
-    neighbours = (calm[:, 1:] * calm[:, :-1]).mean() + (calm[:, :, 1:] * calm[:, :, :-1]).mean()
-    return float(neighbours / 2 / max(float(np.square(calm).mean()), 1e-12))
+def mean_frequency(patches: NDArray[np.float32], around: NDArray[np.float32]) -> float:
+    """Mean frequency of the noise in the calmest quarter of patches, cycles per pixel.
+
+    Args:
+        patches: [n, 8, 8].
+        around: strength of the noise that simulation gives around each patch, to which it is compared.
+    """
+    values = spread(patches) / around
+    calm = values <= np.quantile(values, 0.25)
+    powers, frequency = power(patches[calm] / around[calm, None, None])
+    mean = powers.mean(axis=0, dtype=np.float64)
+    return float(mean @ frequency / max(float(mean.sum()), 1e-12))
 
 
 def calibrate(hu: NDArray[np.float32], pixel_mm: float, parameters: ct.CtParameters) -> ct.CtParameters:
@@ -65,13 +80,13 @@ def calibrate(hu: NDArray[np.float32], pixel_mm: float, parameters: ct.CtParamet
         pixel_mm: pixel spacing.
         parameters: what the record tells.
     """
-    chosen = np.unique(np.linspace(0, len(hu) - 1, ct.BATCH + 2).round().astype(int)[1:-1])
-    slices = np.ascontiguousarray(hu[chosen], dtype=np.float32)
+    chosen = np.unique(np.linspace(0, len(hu) - 1, SLICES + 2).round().astype(int)[1:-1])
+    slices = np.stack([np.asarray(hu[int(index)], dtype=np.float32) for index in chosen])
     patches = patches_of(slices)
     inside = _inside(patches)
     if inside.sum() < LEAST_PATCHES or np.quantile(spread(patches[inside]), 0.25) < LEAST_NOISE_HU:
         return parameters
-    own = replace(parameters, dose_fraction=0.5)  # what is inserted for half the dose equals the scan's own noise
+    own = replace(parameters, dose_fraction=1.0, profile_slices=0.0, view_step=1)
     factor, cutoff = _fit(slices.tobytes(), slices.shape, pixel_mm, own)
     # rounded, so that the last bits of an FFT do not make other pairs on another machine
     photons = float(f"{parameters.photons * factor:.3g}")
@@ -84,16 +99,18 @@ def _fit(content: bytes, shape: tuple[int, int, int], pixel_mm: float, own: ct.C
     slices = np.frombuffer(content, dtype=np.float32).reshape(shape)
     patches = patches_of(slices)
     inside = _inside(patches)
-    engine, sinograms = ct.noise_sinograms(slices, pixel_mm, own, seed=0)
+    inserter = ct.Inserter(shape[1:], pixel_mm, own, seed=0, own=True)
+    sinograms = [inserter.sinograms(part, index) for index, part in enumerate(slices)]
 
     def simulate(cutoff: float) -> NDArray[np.float32]:
-        return ct.noise_images(engine, sinograms, shape, pixel_mm, replace(own, cutoff=cutoff))
+        return np.stack([inserter.image(made, shape[1:], cutoff) for made in sinograms])
 
-    simulated = np.array([correlation(patches_of(simulate(cutoff))[inside]) for cutoff in CUTOFFS])
-    falling = np.minimum.accumulate(simulated)  # sharper is less correlated
-    cutoff = float(np.exp(np.interp(-correlation(patches[inside]), -falling, np.log(CUTOFFS))))
-    field = simulate(cutoff)
-    own_spread = spread(patches_of(field))
+    fields = [patches_of(simulate(cutoff)) for cutoff in CUTOFFS]
+    around = _around(spread(fields[CUTOFFS.index(1.0)]), shape)[inside]
+    simulated = np.array([mean_frequency(field[inside], around) for field in fields])
+    rising = np.maximum.accumulate(simulated)  # sharper is finer
+    cutoff = float(np.exp(np.interp(mean_frequency(patches[inside], around), rising, np.log(CUTOFFS))))
+    own_spread = spread(patches_of(simulate(cutoff)))
     around = _around(own_spread, shape)[inside]
     scan = float(np.quantile(spread(patches[inside]) / around, 0.25))
     yardstick = float(np.quantile(own_spread[inside] / around, 0.25))

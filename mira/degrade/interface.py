@@ -1,13 +1,26 @@
-"""One way to degrade a volume for a task, and the truth of what was done."""
+"""One way to degrade a volume for a task, and the truth of what was done.
+
+`degrade` gives the whole volume. `plan` gives the same slices batch by batch: where the voxels are memory-mapped, no
+more than a batch and the simulator's own tables are in memory, however long the scan.
+
+Same input, same numbers: each slice's noise depends on seed and index alone, batches have a fixed size, and no
+transform runs in threads of its own.
+"""
 
 import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mira.cases import CaseRecord
-from mira.degrade import ct, mr, pet
+from mira.degrade import ct, mr, pet, scanner
 from mira.degrade.calibration import calibrate
+from mira.degrade.options import OptionValue, override
+from mira.degrade.pet_attenuation import PairedCt
 from mira.errors import ConfigurationError, DataRejected
 from mira.pairs import Physics
 from mira.progress import track
@@ -65,53 +78,145 @@ def why_not(volume: Volume, task: Task, record: CaseRecord | None) -> str | None
     return None
 
 
-def degrade(
-    volume: Volume, task: Task, level: float, seed: int, record: CaseRecord | None = None, progress: bool = False
-) -> tuple[Volume, Physics]:
-    """Degrade a volume: low-dose CT, low-count PET or low-resolution MR.
+@dataclass(frozen=True)
+class Plan:
+    """A degradation that is ready to run.
 
-    A pure function of its arguments: the same seed gives the same noise, slice by slice.
+    Attributes:
+        physics: the truth of it, known before the first slice is made.
+        shape: (slices, rows, columns) of the result.
+        affine: geometry of the result, as `Volume.affine`.
+        batches: makes the degraded slices, float32 [n, rows, columns] at a time, in order; can be called again.
+    """
+
+    physics: Physics
+    shape: tuple[int, int, int]
+    affine: NDArray[np.float64]
+    batches: Callable[[], Iterator[NDArray[np.float32]]]
+
+
+def plan(
+    volume: Volume,
+    task: Task,
+    level: float,
+    seed: int,
+    record: CaseRecord | None = None,
+    options: Mapping[str, OptionValue] | None = None,
+    paired_ct: PairedCt | None = None,
+    workers: int | None = None,
+) -> Plan:
+    """Choose the physics of a degradation, without making it yet.
 
     Args:
-        volume: the routine scan, in the task's unit (HU, SUVbw, MR a.u.).
+        volume: the routine scan, in the task's unit (HU, SUVbw, MR a.u.); its voxels may be memory-mapped.
         task: the task whose degradation is wanted.
         level: dose fraction, count fraction or resolution factor.
         seed: seed of the noise, 0 or above.
         record: the case, whose protocol sets flux and counts; defaults that each simulator documents without it.
-        progress: whether to show a progress bar over the slices.
-
-    Returns:
-        The degraded volume with the same shape and geometry, and the physics that made it.
+        options: parameters of the simulator in place of those it would choose, see `mira.degrade.options`.
+        paired_ct: for PET, the CT of the same examination, which attenuates better than an outline filled with water.
+        workers: threads of the CT simulator, up to four of this process' cores by default; no influence on the result.
 
     Raises:
-        ConfigurationError: for a level that is no degradation.
+        ConfigurationError: for a level that is no degradation, or options that do not exist.
         DataRejected: when the volume's physics is not known well enough, with the reason.
     """
     strength = severity(task, level)
     reason = why_not(volume, task, record)
     if reason is not None:
         raise DataRejected(f"Cannot degrade this volume: {reason}.")
-    voxels = volume.voxels
-    shape, spacing = (voxels.shape[1], voxels.shape[2]), volume.spacing
+    voxels, spacing, given = volume.voxels, volume.spacing, dict(options or {})
+    shape, affine = voxels.shape[1:], volume.affine
     parameters: Any
+    batches: Callable[[], Iterator[NDArray[np.float32]]]
     if task is Task.CT_DENOISING:
-        slice_mm = record.spacing_mm[0] if record is not None else spacing[0]
-        parameters = ct.parameters_for(level, shape, spacing[1], slice_mm, record)
-        parameters = calibrate(voxels, spacing[1], parameters)
-        batches = ct.lower_dose(voxels, spacing[1], parameters, seed)
+        parameters = _ct_parameters(volume, level, record, given)
+        batches = partial(ct.lower_dose, voxels, spacing[1], parameters, seed, workers=workers)
     elif task is Task.PET_SYNTHESIS:
-        true_spacing = record.spacing_mm if record is not None else spacing
-        parameters = pet.parameters_for(level, shape, true_spacing, record)
-        batches = pet.lower_counts(voxels, spacing[1], parameters, seed)
+        parameters, attenuation = pet.prepare(volume, level, record, paired_ct, given)
+        batches = partial(
+            pet.lower_counts, voxels, spacing[1], parameters, seed, slice_mm=spacing[0], attenuation=attenuation
+        )
     else:
-        parameters = mr.MrParameters(level)
-        batches = mr.lower_resolution(voxels, parameters, seed)
-    result = np.empty(voxels.shape, dtype=np.float32)
-    done = 0
-    for batch in track(batches, str(task), unit="batch") if progress else batches:
-        result[done : done + len(batch)] = batch
-        done += len(batch)
+        parameters = mr.parameters_for(level, voxels, record, given)
+        batches = partial(mr.lower_resolution, voxels, parameters, seed)
+        strength = severity(task, parameters.severity_factor())
+        shape, affine = parameters.out_shape(shape), _resized(affine, shape, parameters.out_shape(shape))
     physics = Physics(
         model=VERSIONS[task], level=level, severity=round(strength, 6), seed=seed, parameters=parameters.as_record()
     )
-    return Volume(result, volume.affine), physics
+    return Plan(physics, (len(voxels), shape[0], shape[1]), affine, batches)
+
+
+def degrade(
+    volume: Volume,
+    task: Task,
+    level: float,
+    seed: int,
+    record: CaseRecord | None = None,
+    progress: bool = False,
+    options: Mapping[str, OptionValue] | None = None,
+    paired_ct: PairedCt | None = None,
+    workers: int | None = None,
+) -> tuple[Volume, Physics]:
+    """Degrade a volume: low-dose CT, low-count PET or low-resolution MR.
+
+    A pure function of its arguments: the same seed gives the same noise, slice by slice. Arguments and errors are those
+    of `plan`; `progress` shows a progress bar over the batches.
+
+    Returns:
+        The degraded volume with the same shape and geometry (a smaller matrix over the same field of view for cropped
+        MR), and the physics that made it.
+    """
+    made = plan(volume, task, level, seed, record, options, paired_ct, workers)
+    result = np.empty(made.shape, dtype=np.float32)
+    done = 0
+    for batch in track(made.batches(), str(task), unit="batch") if progress else made.batches():
+        result[done : done + len(batch)] = batch
+        done += len(batch)
+    return Volume(result, made.affine), made.physics
+
+
+def _ct_parameters(
+    volume: Volume, level: float, record: CaseRecord | None, given: dict[str, OptionValue]
+) -> ct.CtParameters:
+    """Parameters of a CT: from the record, then from a calibrated scanner or the scan's own noise, then as given."""
+    voxels, spacing = volume.voxels, volume.spacing
+    slice_mm = record.spacing_mm[0] if record is not None else spacing[0]
+    step = given.pop("view_step", 1)
+    if not isinstance(step, int) or isinstance(step, bool) or not 1 <= step <= 64:
+        raise ConfigurationError("view_step must be a whole number from 1 to 64.")
+    parameters = ct.parameters_for(
+        level, voxels.shape[1:], spacing[1], slice_mm, record, distance_mm=spacing[0], view_step=step
+    )
+    device = scanner.scanner_of(given)
+    others = {"calibrate", scanner.EXPOSURE, *scanner.NAMES}
+    own = {name: value for name, value in given.items() if name not in others}
+    chosen = override(parameters, own, fixed=("dose_fraction", "calibrated"), extra=("view_step", *others))
+    if chosen.views != parameters.views and "photons" not in own:  # the same photons, shared out to other views
+        chosen = replace(chosen, photons=chosen.photons * parameters.views / chosen.views)
+    if device is not None:
+        thickness = (record.protocol.slice_thickness_mm if record is not None else None) or slice_mm
+        chosen = device.apply(chosen, spacing[1], thickness, scanner.exposure_of(record, given, device))
+    elif _yes(given, "calibrate", default="photons" not in own):
+        chosen = calibrate(voxels, spacing[1], chosen)
+    return override(chosen, own, fixed=())
+
+
+def _yes(given: Mapping[str, OptionValue], name: str, default: bool) -> bool:
+    """A true or false option."""
+    value = given.get(name, default)
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{name} must be true or false.")
+    return value
+
+
+def _resized(affine: NDArray[np.float64], before: tuple[int, int], after: tuple[int, int]) -> NDArray[np.float64]:
+    """Geometry of a matrix of another size over the same field of view; its sample n // 2 stays where it was."""
+    if before == after:
+        return affine
+    result = affine.copy()
+    for axis, old, new in ((0, before[1], after[1]), (1, before[0], after[0])):
+        result[:3, axis] = affine[:3, axis] * old / new
+        result[:3, 3] += affine[:3, axis] * (old // 2) - result[:3, axis] * (new // 2)
+    return result

@@ -249,3 +249,28 @@ def test_command_line_reads_its_section(cases, tmp_path, capsys):
     assert summary["counts"]["refused"] == 10
     parameters.write_text("pair: {sed: 3}\n")
     assert main("pair", PairConfig, ["cases", "validation", "out"], pair, "", arguments) == ConfigurationError.exit_code
+
+
+def test_a_pet_is_attenuated_by_the_ct_of_its_own_examination(cases, tmp_path):
+    validation, out = tmp_path / "validation.json", tmp_path / "pairs"
+
+    def attenuations() -> dict[str, object]:
+        pets = read_index(out).select("train", "validation", "test", "local", task=Task.PET_SYNTHESIS)
+        return {entry.case_id: entry.physics.parameters["attenuation"] for entry in pets}
+
+    def give_frames(frames: dict[str, str]) -> None:
+        for case_id, frame in frames.items():
+            path = cases / "site-a" / case_id / "case.json"
+            write_json(path, {**json.loads(path.read_text()), "frame_of_reference": frame})
+
+    pair(cases, validation, out, CONFIG)
+    assert set(attenuations().values()) == {"water-outline"}  # no frame of reference is known
+    give_frames({"a0-pet": "frame-1", "a0-ct": "frame-1", "a0-mr": "frame-1", "a1-pet": "frame-2", "a1-ct": "frame-3"})
+    before = (out / "pet-synthesis/a0-pet/level-0.1.nii").read_bytes()
+    summary = pair(cases, validation, out, CONFIG)
+    assert {case for case, source in attenuations().items() if source == "ct"} == {"a0-pet"}
+    assert summary.reused == 12  # five cases have a new frame of reference
+    assert (out / "pet-synthesis/a0-pet/level-0.1.nii").read_bytes() != before
+    path = cases / "site-a/a0-ct/case.json"
+    write_json(path, {**json.loads(path.read_text()), "source_sha256": "0" * 64})
+    assert pair(cases, validation, out, CONFIG).reused == 15  # another CT: its own pairs and those of its PET
