@@ -97,9 +97,14 @@ def factory(
     """
     ingested = _mounted(
         ingest(
-            sites_file=sites_file, data_fingerprint=data_fingerprint, code_version=code_version, config=ingest_config
+            sites_file=sites_file,
+            data_fingerprint=data_fingerprint,
+            code_version=code_version,
+            workspace=workspace,
+            config=ingest_config,
         ),
         sites=True,
+        workspace=True,
     )
     kubernetes.use_secret_as_env(ingested, secret_name=KEY_SECRET, secret_key_to_env={"key": "MIRA_PSEUDONYM_KEY"})
     cases = ingested.outputs["cases"]
