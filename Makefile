@@ -3,6 +3,7 @@ PYTHON ?= python3.11
 SITES ?=
 CONFIG ?=
 ARGS ?=
+JOBS ?= 2
 VENV := .venv
 SERVE := .venv-serve
 BIN := $(VENV)/bin
@@ -18,8 +19,9 @@ help: ## this list
 run: setup ## the whole factory on this machine; SITES=sites.yaml for your own DICOM, CONFIG=file.yaml for other parameters
 	@$(BIN)/mira run $(if $(SITES),--sites "$(SITES)") $(if $(CONFIG),--config "$(CONFIG)") $(ARGS)
 
-test: setup lint ## lint, then every test; ARGS="-k name" for some
-	@$(BIN)/python -m pytest $(ARGS)
+# each file's tests run in one of JOBS processes; one thread each, or they hinder each other
+test: setup lint ## lint, then every test; ARGS="-k name" for some, JOBS=0 for one process
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: setup ## ruff, mypy, import contracts
 	@$(BIN)/ruff check .
