@@ -8,6 +8,7 @@ from pydantic import Field
 
 from components.command import announce
 from components.export.parity import SIZES, Difference, compare, held_out, resized
+from components.promote.signing import sign_export
 from mira.cases import Record
 from mira.errors import DataRejected, ServingFailed
 from mira.pairs import PairIndex, read_index
@@ -94,6 +95,7 @@ def export(networks: list[Path], version: Path, pairs: Path, out: Path, config: 
             hashes[name] = hash_file(path)
             document = _metadata(name, checkpoint, registered, index, hashes[name], folder, parity[name])
             write_json(new / name / "metadata.json", document)
+            sign_export(new / name, registered)
         if not hashes:
             raise DataRejected("There are no networks to export. Give the checkpoint folders that train wrote.")
         write_json(

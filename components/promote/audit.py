@@ -3,6 +3,7 @@
 Changing, removing or inserting a line breaks the chain from there on; `verify` names the first broken line.
 """
 
+import errno
 import fcntl
 import getpass
 import hashlib
@@ -26,7 +27,7 @@ class AuditRecord(Record):
         time: when, UTC.
         who: the person or account.
         what: promote, rollback, approve, serve or stop.
-        outcome: done, unchanged or failed.
+        outcome: done, unchanged or failed; begun for the line that is written before a change.
         version: the model version that it was about.
         before: the version that served before.
         why: reason given, or the error.
@@ -83,9 +84,14 @@ def append(path: Path, what: str, outcome: str, *, who: str = "", **facts: Any) 
         )
         record = record.model_copy(update={"hash": _own_hash(record)})
         torn = b"\n" if content and not content.endswith(b"\n") else b""
-        stream.write(torn + record.model_dump_json().encode() + b"\n")
-        stream.flush()
-        os.fsync(stream.fileno())
+        try:
+            line = torn + record.model_dump_json().encode() + b"\n"
+            if os.write(stream.fileno(), line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            os.fsync(stream.fileno())
+        except OSError:
+            os.ftruncate(stream.fileno(), len(content))  # half a line would break the chain
+            raise
     return record
 
 

@@ -4,13 +4,16 @@ A server that is `ready` may still answer nothing, or rubbish (a dead stub, nump
 readiness is proved by asking, and by comparing every output.
 """
 
+import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mira.client.engines import Answer, Batch, Engine, LocalEngine, TritonEngine
+from mira.client.engines import Answer, Batch, Engine, LocalEngine, TritonProtocol
 from mira.errors import ServingFailed
 from mira.storage import atomic_file
 from mira.tasks import Modality
@@ -76,11 +79,34 @@ def check(
     Raises:
         ServingFailed: when an answer is missing, from another version, or different.
     """
-    engine = TritonEngine(url, model, deadline_s=deadline_s)
-    try:
-        return max(_compare(canary, engine.infer(canary.batch), model, version, tolerance) for canary in canaries)
-    finally:
-        engine.close()
+    with contextlib.closing(_Once(url, model, deadline_s)) as server:
+        return max(_compare(canary, server.infer(canary.batch), model, version, tolerance) for canary in canaries)
+
+
+class _Once(TritonProtocol):
+    """Asks once: the retries of the client would hide for a while what a canary is to find."""
+
+    def __init__(self, url: str, model: str, deadline_s: float) -> None:
+        import tritonclient.grpc as grpc_client
+
+        super().__init__(url, model, "", deadline_s)
+        self._deadline_s = deadline_s
+        self._client = grpc_client.InferenceServerClient(url)
+        self.learn(self._ask(self._client.get_model_metadata, model_name=model))
+
+    def infer(self, batch: Batch) -> Answer:
+        return self.answer(batch, self._ask(self._client.infer, **self.request(batch)))
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _ask(self, call: Callable[..., Any], **arguments: Any) -> Any:
+        from tritonclient.utils import InferenceServerException
+
+        try:
+            return call(client_timeout=self._deadline_s, **arguments)
+        except InferenceServerException as error:
+            raise self.explain(str(error.status()), error.message() or "") from error
 
 
 def save(path: Path, canaries: list[Canary]) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from components.promote.signing import check_export
 from mira.errors import GateFailed, ServingFailed
 from mira.storage import hash_file, read_json
 from mira.tasks import TASKS, Modality, Task
@@ -62,7 +63,7 @@ def read_release(exported: Path, version: Path, decision: Path) -> Release:
 
     Raises:
         GateFailed: when the decision is not an approval, or not the one that the version was registered under.
-        ServingFailed: when a network is missing, changed after its export, or not the version's.
+        ServingFailed: when a network is missing, changed after its export, not the version's, or not signed as such.
     """
     registered = _document(version, "version.json", "register")
     judged = _file(decision, "decision.json", "gate")
@@ -75,13 +76,14 @@ def read_release(exported: Path, version: Path, decision: Path) -> Release:
             "Give the decision.json of the same run."
         )
     number = int(registered["version"])
-    models = [_read(exported / name, name, number) for name in MODEL_NAMES if (exported / name).is_dir()]
+    models = [_read(exported / name, name, registered) for name in MODEL_NAMES if (exported / name).is_dir()]
     if MAIN_MODEL not in [model.name for model in models]:
         raise ServingFailed(f"{exported} holds no exported {MAIN_MODEL}. {ALTERNATIVE}")
     return Release(number, digest, models)
 
 
-def _read(folder: Path, name: str, version: int) -> Exported:
+def _read(folder: Path, name: str, registered: dict[str, Any]) -> Exported:
+    version = int(registered["version"])
     metadata = _document(folder, "metadata.json", "export")
     network = folder / "model.onnx"
     if not network.is_file():
@@ -95,6 +97,7 @@ def _read(folder: Path, name: str, version: int) -> Exported:
         raise ServingFailed(
             f"{name} is version {metadata['version']}, but version {version} is to be promoted. {ALTERNATIVE}"
         )
+    check_export(folder, registered)
     modalities = {TASKS[Task(task)].modality for task in metadata["tasks"]}
     return Exported(
         name=name,

@@ -8,6 +8,7 @@ from mira.cases import Record
 from mira.storage import read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
+SERVED_FILE = "served.json"
 
 
 class ServingPaths(Record):
@@ -27,6 +28,26 @@ class ServingPaths(Record):
     def server(self) -> Path:
         """State of the running server: process, port, repository."""
         return self.state / "server.json"
+
+    @property
+    def last_port(self) -> Path:
+        """Port of the last server; the next one takes it again."""
+        return self.state / "port"
+
+    @property
+    def supervisor(self) -> Path:
+        """State of the supervisor: its process."""
+        return self.state / "supervisor.json"
+
+    @property
+    def supervisor_log(self) -> Path:
+        """What the supervisor saw and did."""
+        return self.state / "supervisor.log"
+
+    @property
+    def metrics(self) -> Path:
+        """The supervisor's figures in Prometheus' text format."""
+        return self.state / "mira_serving.prom"
 
     @property
     def log(self) -> Path:
@@ -51,7 +72,7 @@ class ServingPaths(Record):
     @property
     def served(self) -> Path:
         """What the repository serves and what it can roll back to."""
-        return self.models / "served.json"
+        return self.models / SERVED_FILE
 
     @property
     def lock(self) -> Path:

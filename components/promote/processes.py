@@ -28,6 +28,14 @@ def session_members(session: int) -> list[int]:
     return sorted(members)
 
 
+def command_line(pid: int) -> str:
+    """Command line of a process; empty when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
 def stop_session(pid: int, ticks: int, patience_s: float) -> bool:
     """Stop the process `pid` that started at `ticks` and all of its session.
 

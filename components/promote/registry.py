@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 from components.promote.paths import ServingPaths
+from components.promote.remote import impatient
 from mira.errors import MiraError, ServingFailed
 
 REGISTERED_MODEL = "mira_net"
@@ -40,7 +41,7 @@ def champion(uri: str) -> int | None:
 
 
 def move_champion(uri: str, version: int | None) -> None:
-    """Point the alias at a version, or remove it.
+    """Point the alias at a version, or remove it; nothing is written when it is there already.
 
     Raises:
         ServingFailed: when MLflow refuses or cannot be reached.
@@ -49,6 +50,8 @@ def move_champion(uri: str, version: int | None) -> None:
         return
     client, failure = _client(uri)
     try:
+        if champion(uri) == version:
+            return
         if version is None:
             client.delete_registered_model_alias(REGISTERED_MODEL, CHAMPION)
         else:
@@ -61,6 +64,7 @@ def move_champion(uri: str, version: int | None) -> None:
 
 
 def _client(uri: str) -> tuple[Any, tuple[type[Exception], ...]]:
+    impatient()
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError

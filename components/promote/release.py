@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from components.promote import audit, canary, server
+from components.promote import audit, canary, registry, server
 from components.promote.paths import ServingPaths
 from components.promote.repository import (
     ReleaseRecord,
@@ -17,10 +17,11 @@ from components.promote.repository import (
     read_served,
     repair,
     verify,
-    write_served,
 )
 from components.promote.triton import TritonAdmin
 from mira.errors import MiraError, ServingFailed
+
+CHANGES = ("promote", "rollback")
 
 
 def now() -> str:
@@ -43,20 +44,42 @@ def serve(paths: ServingPaths, port: int | None = None, threads: int = 0) -> ser
         repair(paths, served)
     state = server.start(paths, served.models, port, threads)
     ill = unhealthy(paths, state.url, served)
-    if ill and known is not None:
-        admin = server.administer(paths, state.url)
-        with contextlib.closing(admin), contextlib.suppress(ServingFailed):
-            admin.unload(ill, patience_s=3)
-            admin.load(ill)
-            ill = unhealthy(paths, state.url, served)
-        if ill:
+    if known is not None and (ill or _hanging(paths, state.url)):
+        ill = _revive(paths, state.url, served, ill)
+        if ill or _hanging(paths, state.url):
             server.stop(paths, patience_s=3)
-            repair(paths, served)
-            state = server.start(paths, served.models, port or int(state.url.rpartition(":")[2]), threads)
+            state = server.start(paths, served.models, port, threads)
             ill = unhealthy(paths, state.url, served)
     if ill:
         raise ServingFailed(f"{'; '.join(ill.values())}. The log is {paths.log}. Roll back: mira rollback")
     return state
+
+
+def _hanging(paths: ServingPaths, url: str) -> list[str]:
+    """Models for which a load hangs: they answer, but no later load of them would ever end."""
+    with contextlib.closing(server.administer(paths, url)) as admin:
+        try:
+            return admin.settle(admin.index(states=("LOADING",)))
+        except ServingFailed:
+            return []
+
+
+def _revive(paths: ServingPaths, url: str, served: Served, ill: dict[str, str]) -> dict[str, str]:
+    """Mend models in the running server; returns those that are still ill.
+
+    First the version that is recorded is loaded, which swaps a wrong one without a pause; then models are unloaded
+    and loaded, since a load alone does nothing for a model whose stub has died.
+    """
+    repair(paths, served)
+    with contextlib.closing(server.administer(paths, url, 10)) as admin:
+        for unload in (False, True):
+            with contextlib.suppress(ServingFailed):
+                if ill and unload:
+                    admin.unload(ill, patience_s=3)
+                admin.load(ill)
+            if ill:
+                ill = unhealthy(paths, url, served)
+    return ill
 
 
 def unhealthy(paths: ServingPaths, url: str, served: Served, tolerance: float = 1e-3) -> dict[str, str]:
@@ -72,7 +95,9 @@ def unhealthy(paths: ServingPaths, url: str, served: Served, tolerance: float = 
     return ill
 
 
-def rehearse(paths: ServingPaths, models: list[str], version: int, tolerance: float, threads: int) -> float:
+def rehearse(
+    paths: ServingPaths, models: list[str], version: int, tolerance: float, threads: int, patience_s: float
+) -> float:
     """Serve the staged candidates from a server of their own for a moment, and check their answers.
 
     So a network that answers wrongly is found before any caller can get an answer of it, and one that brings a server
@@ -87,7 +112,7 @@ def rehearse(paths: ServingPaths, models: list[str], version: int, tolerance: fl
     stage = paths.model_copy(update={"workspace": paths.state / "rehearsal", "repository": candidates(paths)})
     server.stop(stage)
     try:
-        state = server.start(stage, models, threads=threads)
+        state = server.start(stage, models, threads=threads, patience_s=patience_s)
         with contextlib.closing(server.administer(stage, state.url)) as admin:
             for model, reason in admin.failures(models).items():
                 raise ServingFailed(f"{model} did not load: {reason}")
@@ -104,7 +129,7 @@ def switch_to(
     paths: ServingPaths,
     version: int,
     record: ReleaseRecord,
-    move_alias: Callable[[int], None],
+    move_alias: Callable[[int | None], None],
     tolerance: float,
     *,
     staged: bool,
@@ -117,7 +142,8 @@ def switch_to(
         paths: where things lie.
         version: the release.
         record: what is known about it.
-        move_alias: moves the registry's alias; it may refuse.
+        move_alias: moves the registry's alias; it may refuse. It is asked before Triton is, so that a registry that
+            is away stops the release before any caller gets an answer of it.
         tolerance: for the canaries.
         staged: whether its folders are candidates that still have to be moved into place.
         embedded: whether the server is the one that is started here, so that it may be started anew.
@@ -133,6 +159,7 @@ def switch_to(
     after = Served(version=version, since=now(), releases={**before.releases, version: record})
     switch = Switch(paths)
     attempted: list[str] = []
+    alias_asked = False
     try:
         for model in models:
             if staged:
@@ -140,22 +167,57 @@ def switch_to(
             if not points_to(paths, model, version):
                 switch.point(model, version)
         verify(paths, after, version)
+        alias_asked = True
+        move_alias(version)
         attempted = models
         admin.load(models)
         for model in models:
             canary.check(_canaries(paths.models, model, version), admin.url, model, version, tolerance)
-        write_served(paths, after)
-        move_alias(version)
+        switch.record(after)
     except BaseException as error:
-        with contextlib.suppress(OSError):
-            write_served(paths, before) if before.version is not None else paths.served.unlink(missing_ok=True)
+        if embedded:
+            server.end_hanging_loads(paths, attempted, version)
         switch.undo()
         _return_to(admin, paths, before, attempted, error, embedded)
+        if alias_asked:
+            _put_alias_back(move_alias, before, error)
         raise
     switch.finish()
     with contextlib.suppress(ServingFailed):  # a model that no longer belongs to the release answers a little longer
         admin.unload(set(before.models) - set(models))
     return after
+
+
+def _put_alias_back(move_alias: Callable[[int | None], None], before: Served, cause: BaseException) -> None:
+    try:
+        move_alias(before.version)
+    except ServingFailed as error:
+        raise ServingFailed(
+            f"{cause} Version {before.version} serves, and whether MLflow's champion is that version again is not "
+            "known: `mira status` says it when MLflow answers."
+        ) from error
+
+
+def settle_cut_off(paths: ServingPaths, uri: str) -> str:
+    """Finish in MLflow and in the audit trail what a killed promotion or rollback left open.
+
+    Returns:
+        What was done in words, "" when nothing was open.
+
+    Raises:
+        ServingFailed: when MLflow does not answer.
+    """
+    changes = [record for record in audit.read(paths.audit) if record.what in CHANGES]
+    served = read_served(paths).version
+    if not changes or changes[-1].outcome != "begun":
+        return ""
+    cut = changes[-1]
+    words = f"a {cut.what} of version {cut.version} was cut off; version {served} serves"
+    if served is not None and uri != registry.OFF:
+        registry.move_champion(uri, served)
+        words += ", and MLflow names it champion"
+    audit.append(paths.audit, cut.what, "failed", version=cut.version, before=served, why=words)
+    return words
 
 
 def _return_to(
@@ -169,6 +231,8 @@ def _return_to(
     """Load again what served before, and prove it; the embedded server is started anew if it must be."""
     try:
         try:
+            if admin.settle(attempted, patience_s=0):
+                raise ServingFailed("a load hangs")
             admin.load([model for model in attempted if model in before.models])
             admin.unload([model for model in attempted if model not in before.models])
         except ServingFailed:
@@ -193,17 +257,49 @@ def _canaries(repository: Path, model: str, version: int) -> list[canary.Canary]
 def audited(paths: ServingPaths, what: str, who: str, **facts: object) -> Iterator[dict[str, object]]:
     """Write one audit record for the block: done, or failed with the error.
 
+    A promotion or rollback is also recorded before it begins: without room for that nothing is changed, and one that
+    is cut off shows as a beginning without an end.
+
     Yields:
         Facts of the record, which the block may add to; `outcome` is `done` unless it says otherwise.
     """
     record: dict[str, object] = {"outcome": "done", "before": read_served(paths).version, **facts}
+    if what in CHANGES:
+        try:
+            audit.append(paths.audit, what, "begun", who=who, **_plain(record))
+        except OSError as error:
+            raise ServingFailed(
+                f"{paths.audit} cannot be written ({error.strerror}), so nothing was changed."
+            ) from error
     try:
         yield record
     except BaseException as error:
         text = str(error) if isinstance(error, MiraError) else type(error).__name__
-        audit.append(paths.audit, what, "failed", who=who, **{**_plain(record), "why": text})
+        try:
+            audit.append(paths.audit, what, "failed", who=who, **{**_plain(record), "why": text})
+        except OSError as full:
+            raise ServingFailed(f"{text} And {paths.audit} cannot be written: {full.strerror}.") from error
         raise
-    audit.append(paths.audit, what, str(record["outcome"]), who=who, **_plain(record))
+    try:
+        audit.append(paths.audit, what, str(record["outcome"]), who=who, **_plain(record))
+    except OSError as error:
+        raise ServingFailed(f"It was done, but {paths.audit} cannot be written: {error.strerror}.") from error
+
+
+@contextmanager
+def disk_has_room(paths: ServingPaths) -> Iterator[None]:
+    """Give the refusal of a disk in the block the words of a failed release.
+
+    Raises:
+        ServingFailed: instead of the OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ServingFailed(
+            f"The disk refused ({error.strerror or type(error).__name__}); what served before serves on. "
+            f"Make room at {paths.models} and {paths.state}, then try again."
+        ) from error
 
 
 def _plain(record: dict[str, object]) -> dict[str, object]:

@@ -5,7 +5,7 @@
 <repository>/<model>/config.pbtxt              GPU world
 <repository>/<model>/configs/cpu.pbtxt         CPU world
 <repository>/<model>/warmup/                   inputs of the warm-up request
-<repository>/<model>/<version>/                model.onnx, model.py, metadata.json, canary.npz, release/
+<repository>/<model>/<version>/                model.onnx, model.py, metadata.json, canary.npz, signatures, release/
 (release/ keeps the version's configurations)
 <repository>/.candidates/<model>/...           a release under test, gone after the promotion
 ```
@@ -21,14 +21,15 @@ from pathlib import Path
 
 from pydantic import Field
 
-from components.promote import canary, config_files
+from components.promote import canary, config_files, signing
 from components.promote.exported import Exported
-from components.promote.paths import ServingPaths
+from components.promote.paths import ROOT, SERVED_FILE, ServingPaths
 from mira.cases import Record
 from mira.errors import ServingFailed
 from mira.storage import hash_file, read_json, write_json
 
 CANDIDATES = ".candidates"
+OWN_CODE = ROOT / "triton_repo" / "templates" / "mira_net" / "model.py"
 CONFIGURATION = ("config.pbtxt", "configs", "warmup")
 
 
@@ -111,9 +112,14 @@ def stage(paths: ServingPaths, model: Exported, version: int, parameters: dict[s
     shutil.rmtree(folder, ignore_errors=True)
     inside = folder / str(version)
     inside.mkdir(parents=True)
-    for file in ("model.onnx", "metadata.json"):
+    for file in ("model.onnx", "metadata.json", signing.SIGNATURE):
         shutil.copyfile(model.folder / file, inside / file)
     shutil.copyfile(paths.templates / "model.py", inside / "model.py")
+    if hash_file(inside / "model.py") != hash_file(OWN_CODE):
+        raise ServingFailed(
+            f"{paths.templates / 'model.py'} is not the project's own backend code, and no other is served. "
+            "Correct `templates`."
+        )
     if hash_file(inside / "model.onnx") != model.sha256:
         raise ServingFailed(f"{model.name}: the copy of model.onnx differs from the exported file. Check the disk.")
     questions = canary.make(inside / "model.onnx", model.modalities, model.instruction_size)
@@ -130,6 +136,7 @@ def stage(paths: ServingPaths, model: Exported, version: int, parameters: dict[s
     for relative in (config_files.CONFIG, config_files.CPU_CONFIG):
         config_files.parse(inside / "release" / relative)
     shutil.copytree(inside / "release", folder, dirs_exist_ok=True)
+    signing.seal(inside, model.name, version)
     _flush(folder)
     return folder
 
@@ -185,13 +192,25 @@ class Switch:
             os.rename(fresh, target)
             self._made.append(target)
 
+    def record(self, served: Served) -> None:
+        """Write `served.json`; the one before is kept under a second name, so that undoing needs no space."""
+        target = self._paths.served
+        if target.exists():
+            aside = self._aside / str(len(self._moved))
+            os.link(target, aside)
+            self._moved.append((target, aside))
+        else:
+            self._made.append(target)
+        write_served(self._paths, served)
+
     def undo(self) -> None:
         """Put everything back as it was, with its times, so that Triton sees no change where there is none."""
         for path in reversed(self._made):
             _remove(path)
         for original, aside in reversed(self._moved):
-            _remove(original)
-            os.rename(aside, original)
+            if original.is_dir():
+                shutil.rmtree(original)
+            os.rename(aside, original)  # takes the place of a file at once
         for model in {path.relative_to(self._paths.models).parts[0] for path in self._made}:
             folder = self._paths.models / model
             if folder.is_dir() and not any(folder.iterdir()):
@@ -222,6 +241,9 @@ def repair(paths: ServingPaths, served: Served) -> None:
         return
     verify(paths, served, served.version)
     for model in served.models:
+        for folder in (paths.models / model).iterdir():
+            if folder.name.isdigit() and int(folder.name) not in served.releases:
+                shutil.rmtree(folder)  # of a promotion that was cut off
         if not points_to(paths, model, served.version):
             switch = Switch(paths)
             switch.point(model, served.version)
@@ -237,18 +259,24 @@ def points_to(paths: ServingPaths, model: str, version: int) -> bool:
 
 
 def verify(paths: ServingPaths, served: Served, version: int) -> None:
-    """Check that a release's networks are on disk and are those that were promoted.
+    """Check that a release's files are on disk and are those that were promoted, network, code and configuration.
 
     Raises:
-        ServingFailed: naming the model that is not.
+        ServingFailed: naming the model that is not, and a file.
     """
     for model, digest in served.releases[version].artifacts.items():
-        network = paths.models / model / str(version) / "model.onnx"
-        if not network.is_file() or hash_file(network) != digest:
+        folder = paths.models / model
+        # Triton's stub writes compiled code there; what is not sealed is made anew from what is
+        shutil.rmtree(folder / str(version) / "__pycache__", ignore_errors=True)
+        if signing.check_seal(folder / str(version), model, version).get("model.onnx") != digest:
             raise ServingFailed(
-                f"{model} version {version} is missing or was changed on disk since its promotion. Promote it again, "
-                "or roll back to another version: mira rollback --to VERSION"
+                f"{model} version {version} on disk was sealed, but is not the one that {SERVED_FILE} names. "
+                "Promote it again, or roll back to another version: mira rollback --to VERSION"
             )
+        # Triton would run a stub of that name in a model's folder instead of its own
+        strange = [path.name for path in folder.iterdir() if not (path.name in CONFIGURATION or path.name.isdigit())]
+        if strange:
+            raise ServingFailed(f"{folder} holds {strange[0]}, which no promotion put there. Remove it.")
 
 
 def _put_back(paths: ServingPaths, leftover: Path, served: Served) -> None:

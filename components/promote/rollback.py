@@ -36,7 +36,11 @@ def rollback(
     """
     begin = time.monotonic()
     uri = registry.tracking_uri(paths, tracking_uri)
-    with release.audited(paths, "rollback", "", why=why, version=to) as record, repository.locked(paths):
+    with (
+        release.audited(paths, "rollback", "", why=why, version=to) as record,
+        repository.locked(paths),
+        release.disk_has_room(paths),
+    ):
         served = repository.read_served(paths)
         target = served.previous if to is None else to
         if target not in served.releases:

@@ -3,9 +3,11 @@
 import contextlib
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from components.promote.paths import ServingPaths
 from components.promote.triton import TritonAdmin
 from mira.cases import Record
 from mira.errors import ServingFailed
-from mira.storage import read_json, write_json
+from mira.storage import read_json, write_json, write_text
 
 RESTRICTED = "model-repository,shared-memory,trace,logging"
 START_SECONDS = 90.0
@@ -56,14 +58,17 @@ def running(paths: ServingPaths) -> ServerState | None:
     return None
 
 
-def start(paths: ServingPaths, models: list[str], port: int | None = None, threads: int = 0) -> ServerState:
+def start(
+    paths: ServingPaths, models: list[str], port: int | None = None, threads: int = 0, patience_s: float = START_SECONDS
+) -> ServerState:
     """Start Triton with the given models, or return the one that runs.
 
     Args:
         paths: where things lie.
         models: models to load at start.
-        port: gRPC port; a free one by default.
+        port: gRPC port; by default that of the last server, so that applications find it again, else a free one.
         threads: threads of the numeric libraries; the number of usable cores by default.
+        patience_s: longest time for it to come up, models loaded.
 
     Raises:
         ServingFailed: when it cannot run here, another repository is served, or it does not come up.
@@ -80,9 +85,10 @@ def start(paths: ServingPaths, models: list[str], port: int | None = None, threa
     paths.models.mkdir(parents=True, exist_ok=True)
     attempts = 1 if port else 3  # a port that was free may be taken before the server has it
     for attempt in range(attempts):
-        state = _launch(paths, binary, models, port or _free_port(), threads or usable_cores())
+        state = _launch(paths, binary, models, port or _port(paths, again=attempt == 0), threads or usable_cores())
         write_json(paths.server, state.model_dump(mode="json"))
-        if _wait_until_live(state):
+        if _wait_until_live(state, patience_s):
+            write_text(paths.last_port, state.url.rpartition(":")[2] + "\n")
             return state
         stop(paths)
         if attempt + 1 == attempts or "address already in use" not in tail(paths.log, 200).lower():
@@ -110,6 +116,24 @@ def administer(paths: ServingPaths, url: str, timeout_s: float = 120.0) -> Trito
     return TritonAdmin(url, _key(paths), timeout_s)
 
 
+def end_hanging_loads(paths: ServingPaths, models: Iterable[str], version: int) -> None:
+    """Kill the stubs in which a version of some models is still loading; Triton then gives the load up.
+
+    Without this, Triton 2.51 waits for such a load for ever, and every later load of the model waits behind it.
+    """
+    state = running(paths)
+    if state is None:
+        return
+    with contextlib.closing(administer(paths, state.url)) as admin, contextlib.suppress(ServingFailed):
+        loading = admin.index(states=("LOADING",))
+        hanging = [str(paths.models / name / str(version)) for name in models if version in loading.get(name, [])]
+        for pid in processes.session_members(state.pid):
+            if any(f"{folder}/" in processes.command_line(pid) for folder in hanging):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        admin.settle(models, patience_s=5)
+
+
 def usable_cores() -> int:
     """Cores that this process may use, eight at most: small networks do not gain from more."""
     return min(8, len(os.sched_getaffinity(0)))
@@ -132,10 +156,15 @@ def _key(paths: ServingPaths) -> str:
     return paths.key.read_text(encoding="ascii").strip()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((LOCALHOST, 0))
-        return int(probe.getsockname()[1])
+def _port(paths: ServingPaths, again: bool) -> int:
+    """The port of the last server when it is wanted again and free, else any free one."""
+    last = paths.last_port.read_text(encoding="ascii").strip() if again and paths.last_port.is_file() else "0"
+    for wanted in (int(last) if last.isdigit() else 0, 0):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of the last server may linger
+            probe.bind((LOCALHOST, wanted))
+            return int(probe.getsockname()[1])
+    raise ServingFailed("There is no free port on this machine.")
 
 
 def _launch(paths: ServingPaths, binary: TritonBinary, models: list[str], port: int, threads: int) -> ServerState:
@@ -176,10 +205,10 @@ def _launch(paths: ServingPaths, binary: TritonBinary, models: list[str], port: 
     )
 
 
-def _wait_until_live(state: ServerState) -> bool:
+def _wait_until_live(state: ServerState, patience_s: float) -> bool:
     """Wait until the server answers and has tried to load its models; False when it ended or took too long."""
     admin = TritonAdmin(state.url)
-    end = time.monotonic() + START_SECONDS
+    end = time.monotonic() + patience_s
     try:
         while time.monotonic() < end and processes.start_ticks(state.pid) == state.ticks:
             if admin.live():

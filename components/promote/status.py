@@ -2,11 +2,11 @@
 
 import contextlib
 
-from components.promote import audit, registry, release, server
+from components.promote import audit, registry, release, server, supervisor
 from components.promote.paths import ServingPaths
-from components.promote.repository import read_served
+from components.promote.repository import points_to, read_served, verify
 from mira.cases import Record
-from mira.errors import ServingFailed
+from mira.errors import MiraError, ServingFailed
 
 
 class Status(Record):
@@ -14,6 +14,7 @@ class Status(Record):
 
     Attributes:
         running: whether the embedded server runs.
+        supervised: whether a supervisor looks after it.
         url: HOST:PORT of it, "" when it does not run.
         started: when it was started, UTC.
         version: release that is recorded as served.
@@ -31,6 +32,7 @@ class Status(Record):
     """
 
     running: bool
+    supervised: bool
     url: str
     started: str
     version: int | None
@@ -65,6 +67,11 @@ def read(paths: ServingPaths, tracking_uri: str = "") -> Status:
         champion = registry.champion(uri)
     except ServingFailed as error:
         registry_error = str(error)
+    if served.version is not None:
+        try:
+            verify(paths, served, served.version)
+        except MiraError as error:
+            ill.setdefault("integrity", str(error))
     fault = audit.verify(paths.audit)
     record = served.releases.get(served.version) if served.version is not None else None
     disagreements = list(ill.values())
@@ -72,6 +79,12 @@ def read(paths: ServingPaths, tracking_uri: str = "") -> Status:
         wrong = [model for model in served.models if models.get(model) != [served.version]]
         disagreements += [
             f"{model}: the server has version {models.get(model, 'none')}, not {served.version}" for model in wrong
+        ]
+    if served.version is not None:
+        disagreements += [
+            f"{model}: the configuration on disk is not that of version {served.version}; `mira serve` puts it right."
+            for model in served.models
+            if not points_to(paths, model, served.version)
         ]
     if uri != registry.OFF and not registry_error and champion != served.version:
         disagreements.append(
@@ -81,6 +94,7 @@ def read(paths: ServingPaths, tracking_uri: str = "") -> Status:
         disagreements.append(f"audit trail: {fault}")
     return Status(
         running=state is not None,
+        supervised=supervisor.running(paths) is not None,
         url=state.url if state else "",
         started=state.started if state else "",
         version=served.version,
@@ -101,7 +115,7 @@ def read(paths: ServingPaths, tracking_uri: str = "") -> Status:
 def describe(status: Status) -> str:
     """The status in words for a terminal."""
     lines = [
-        f"server       {status.url}, up since {status.started}"
+        f"server       {status.url}, up since {status.started}, {'' if status.supervised else 'not '}supervised"
         if status.running
         else "server       not running (mira serve)"
     ]

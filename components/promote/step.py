@@ -12,10 +12,11 @@ from pydantic import Field
 from components.promote import audit, registry, release, repository, server
 from components.promote.exported import Release, read_release
 from components.promote.paths import ServingPaths
+from components.promote.remote import local_copy
 from components.promote.repository import ReleaseRecord
 from components.promote.triton import TritonAdmin
 from mira.cases import Record
-from mira.errors import GateFailed
+from mira.errors import GateFailed, MiraError
 from mira.storage import write_json
 
 
@@ -72,11 +73,11 @@ class PromoteSummary(Record):
     seconds: float
 
 
-def promote(exported: Path, version: Path, decision: Path, out: Path, config: PromoteConfig) -> PromoteSummary:
+def promote(exported: Path | str, version: Path, decision: Path, out: Path, config: PromoteConfig) -> PromoteSummary:
     """Promote the networks of one version, all or none of them.
 
     Args:
-        exported: what the export step gave: a folder per network.
+        exported: what the export step gave, a folder per network; or its address in an artifact store.
         version: version.json of the register step, or its folder.
         decision: decision.json of the gate step, or its folder.
         out: folder of the result; `promotion.json` is written there.
@@ -87,11 +88,21 @@ def promote(exported: Path, version: Path, decision: Path, out: Path, config: Pr
         ServingFailed: when anything else fails; what served before serves on.
     """
     begin = time.monotonic()
-    config.remember()
-    wanted = read_release(exported, version, decision)
-    facts = {"version": wanted.version, "decision_sha256": wanted.decision_sha256, "artifacts": wanted.artifacts}
     uri = registry.tracking_uri(config, config.tracking_uri)
-    with release.audited(config, "promote", config.by, why=config.why, **facts) as record, repository.locked(config):
+    with release.disk_has_room(config):
+        config.remember()
+        try:
+            wanted = read_release(local_copy(config, exported, uri), version, decision)
+        except MiraError as error:
+            served = repository.read_served(config).version
+            audit.append(config.audit, "promote", "failed", who=config.by, before=served, why=str(error))
+            raise
+    facts = {"version": wanted.version, "decision_sha256": wanted.decision_sha256, "artifacts": wanted.artifacts}
+    with (
+        release.audited(config, "promote", config.by, why=config.why, **facts) as record,
+        repository.locked(config),
+        release.disk_has_room(config),
+    ):
         _check_approval(config, wanted)
         before = repository.read_served(config).version
         url = config.url or release.serve(config, config.port, config.threads).url
@@ -155,12 +166,7 @@ def _replace(admin: TritonAdmin, config: PromoteConfig, wanted: Release, uri: st
         "precision": config.precision,
         "threads": str(config.threads or server.usable_cores()),
     }
-    champion = registry.champion(uri)
-
-    def move_alias(version: int) -> None:
-        if version != champion:
-            registry.move_champion(uri, version)
-
+    champion = registry.champion(uri)  # one that is away stops the promotion before the work of a rehearsal
     repository.remove_candidates(config)
     try:
         for model in wanted.models:
@@ -168,7 +174,9 @@ def _replace(admin: TritonAdmin, config: PromoteConfig, wanted: Release, uri: st
         names = [model.name for model in wanted.models]
         difference = None
         if not config.url:  # another machine's Triton may have engines that this one lacks
-            difference = release.rehearse(config, names, wanted.version, config.canary_tolerance, config.threads)
+            difference = release.rehearse(
+                config, names, wanted.version, config.canary_tolerance, config.threads, config.load_timeout_s
+            )
         record = ReleaseRecord(
             artifacts=wanted.artifacts,
             decision_sha256=wanted.decision_sha256,
@@ -180,7 +188,7 @@ def _replace(admin: TritonAdmin, config: PromoteConfig, wanted: Release, uri: st
             config,
             wanted.version,
             record,
-            move_alias,
+            lambda number: registry.move_champion(uri, champion if number is None else number),
             config.canary_tolerance,
             staged=True,
             embedded=not config.url,

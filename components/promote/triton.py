@@ -56,6 +56,10 @@ class TritonAdmin:
         try:
             self._client.load_model(model, headers=self._headers, client_timeout=self._timeout)
         except InferenceServerException as error:
+            if "DEADLINE" in str(error.status()):
+                return f"{model} did not load within {self._timeout:.0f} s."
+            if "UNAVAILABLE" in str(error.status()):
+                return f"{model} did not load: Triton at {self.url} went away."
             return f"{model} did not load: {_reason(error)}"
         return ""
 
@@ -78,6 +82,13 @@ class TritonAdmin:
             if time.monotonic() > end:
                 raise ServingFailed(f"{', '.join(sorted(loaded))} did not unload within {patience_s:.0f} s.")
             time.sleep(0.05)
+
+    def settle(self, models: Iterable[str], patience_s: float = 2.0) -> list[str]:
+        """Wait until none of the models is loading; returns those that still are: their load hangs."""
+        names, end = set(models), time.monotonic() + patience_s
+        while (loading := sorted(names & self.index(states=("LOADING",)).keys())) and time.monotonic() < end:
+            time.sleep(0.05)
+        return loading
 
     def failures(self, models: Iterable[str]) -> dict[str, str]:
         """Models that are not ready, with Triton's reason.

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from components.promote import audit, rollback, server, status
+from components.promote import audit, registry, rollback, server, status, supervisor
 from components.promote.paths import ServingPaths, station
-from components.promote.release import audited, serve
+from components.promote.release import audited, serve, settle_cut_off
 from components.promote.repository import locked, read_served
 from components.promote.step import PromoteConfig, promote
 from mira.errors import ConfigurationError
@@ -23,11 +23,18 @@ def add_serve(subparsers: Any) -> None:
         subparsers,
         "serve",
         "the local Triton on the served repository",
-        "Start the embedded Triton with what was promoted, prove it by canary requests, and leave it running.",
+        "Start the embedded Triton with what was promoted, prove it by canaries, and leave it running, supervised.",
         "mira serve --port 8001\n  mira serve --stop",
     )
-    parser.add_argument("--stop", action="store_true", help="stop it instead")
+    parser.add_argument("--stop", action="store_true", help="stop it and its supervisor instead")
+    parser.add_argument(
+        "--foreground",
+        action="store_true",
+        help="supervise in this process until it is ended, and then stop the server",
+    )
+    parser.add_argument("--unsupervised", action="store_true", help="leave no supervisor running")
     parser.add_argument("--port", type=int, metavar="N", help="gRPC port (default: a free one)")
+    _add_tracking(parser)
     parser.set_defaults(run=_serve)
 
 
@@ -54,13 +61,18 @@ def add_promote(subparsers: Any) -> None:
         "Stage, rehearse and switch to the networks of one version; whatever fails, the old version serves on.",
         "mira promote runs/x/exported --version runs/x/version.json --decision runs/x/decision.json --why 'new site'",
     )
-    parser.add_argument("exported", type=Path, metavar="EXPORTED", help="folder of the export step")
+    parser.add_argument(
+        "exported", metavar="EXPORTED", help="folder of the export step, or its address (runs:/, s3://)"
+    )
     parser.add_argument("--version", type=Path, required=True, metavar="FILE", help="version.json of the register step")
     parser.add_argument("--decision", type=Path, required=True, metavar="FILE", help="decision.json of the gate step")
     parser.add_argument(
         "--approval", choices=["automatic", "manual"], default="automatic", help="manual: needs `approve`"
     )
     parser.add_argument("--url", default="", metavar="HOST:PORT", help="a Triton that serves the repository already")
+    parser.add_argument(
+        "--load-timeout", type=float, default=120.0, metavar="SECONDS", help="longest time for one network to load"
+    )
     parser.add_argument("--why", default="", metavar="TEXT", help="reason, for the audit trail")
     _add_tracking(parser)
     parser.set_defaults(run=_promote)
@@ -131,6 +143,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     paths = _paths(arguments)
     if arguments.stop:
         with audited(paths, "stop", "") as record:
+            supervisor.stop(paths)
             stopped = server.stop(paths)
             record["outcome"] = "done" if stopped else "unchanged"
         _say("stopped" if stopped else "no server of this workspace was running")
@@ -138,14 +151,24 @@ def _serve(arguments: argparse.Namespace) -> int:
     with audited(paths, "serve", "") as record, locked(paths):
         known = server.running(paths)
         state = serve(paths, arguments.port)
+        cut_off = settle_cut_off(paths, registry.tracking_uri(paths, arguments.tracking_uri))
+        record["why"] = cut_off
         served = read_served(paths)
         record["version"] = served.version
         record["outcome"] = "unchanged" if known else "done"
     _say(f"Triton at {state.url} (gRPC), log {paths.log}")
+    if cut_off:
+        _say(cut_off)
     if served.version is None:
         _say("nothing was promoted yet; it serves no model")
     else:
         _say(f"version {served.version}: {', '.join(served.models)}; canary requests answered as expected")
+    if arguments.foreground:
+        supervisor.supervise_here(paths)
+        server.stop(paths)
+    elif not arguments.unsupervised:
+        supervisor.start(paths)
+        _say(f"supervised; log {paths.supervisor_log}, figures {paths.metrics}")
     return 0
 
 
@@ -162,6 +185,7 @@ def _promote(arguments: argparse.Namespace) -> int:
         tracking_uri=arguments.tracking_uri,
         url=arguments.url,
         approval=arguments.approval,
+        load_timeout_s=arguments.load_timeout,
         why=arguments.why,
     )
     out = config.state / "promotions" / hash_file(_file(arguments.version, "version.json"))[:12]

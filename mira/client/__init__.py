@@ -1,5 +1,15 @@
 """The client: restore arrays, files and whole DICOM series through Triton, or in process without one."""
 
-from mira.client.arrays import LocalRestorer, RestorationClient, Restored, Restorer
+from mira.client.arrays import LocalRestorer, RestorationClient, Restorer
+from mira.client.asynchronous import AsyncRestorationClient
+from mira.client.plan import Restored
+from mira.client.stream import RestoredSlice
 
-__all__ = ["LocalRestorer", "RestorationClient", "Restored", "Restorer"]
+__all__ = [
+    "AsyncRestorationClient",
+    "LocalRestorer",
+    "RestorationClient",
+    "Restored",
+    "RestoredSlice",
+    "Restorer",
+]

@@ -1,18 +1,19 @@
 """What runs the network for a client: a Triton server over gRPC, or the ONNX file in this process."""
 
-import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mira.client.retries import Retries
 from mira.errors import ConfigurationError, ServingFailed
 from mira.storage import read_json
 
 LARGEST_BATCH = 8
+LARGEST_REQUEST = 2**23  # pixels, 32 MiB: eight slices of 1024 x 1024; the server refuses more
 Floats = NDArray[np.float32]
 
 
@@ -33,6 +34,20 @@ class Batch:
     mr_scale: float
     instruction: Floats | None = None
     instruction_weight: float = 0.0
+
+    def halves(self) -> list["Batch"]:
+        """Two batches of half the slices each.
+
+        Raises:
+            ServingFailed: for a single slice.
+        """
+        middle = len(self.image) // 2
+        if middle == 0:
+            raise ServingFailed(
+                "Something on the way to the server limits messages to less than one slice. Lift the proxy's limit, "
+                "or send smaller tiles (tile_side)."
+            )
+        return [replace(self, image=part) for part in (self.image[:middle], self.image[middle:])]
 
     def arrays(self, instruction_size: int) -> dict[str, NDArray[Any]]:
         """The five inputs of the served network by name."""
@@ -84,7 +99,78 @@ class Engine(Protocol):
         """Let go of connections and memory."""
 
 
-class TritonEngine:
+class TritonProtocol:
+    """Requests and answers of one served model, whether a thread or a coroutine waits for them.
+
+    Args:
+        url: HOST:PORT of the gRPC front end.
+        model: name of the served model.
+        version: version to ask for, "" for the one that serves.
+        deadline_s: longest time for one request, all its retries included.
+    """
+
+    OUTPUTS = ("restored", "modality_probability", "degradation", "instruction_used")
+
+    def __init__(self, url: str, model: str, version: str, deadline_s: float) -> None:
+        try:
+            import tritonclient.grpc as grpc_client
+        except ModuleNotFoundError as error:
+            raise ConfigurationError("The gRPC client is not installed: pip install 'mira-net[client]'.") from error
+        self.name, self.url, self.version = model, url, version
+        self.instruction_size = 0
+        self._deadline = deadline_s
+        self._grpc = grpc_client
+
+    def learn(self, metadata: Any) -> None:
+        """Take the length of the instruction from the model's metadata.
+
+        Raises:
+            ServingFailed: when it is not a MIRA-Net.
+        """
+        shapes = {tensor.name: list(tensor.shape) for tensor in metadata.inputs}
+        if "instruction" not in shapes:
+            raise ServingFailed(
+                f"{self.name} at {self.url} is not a MIRA-Net: it has no input `instruction`. Check the name."
+            )
+        self.instruction_size = int(shapes["instruction"][-1])
+
+    def request(self, batch: Batch) -> dict[str, Any]:
+        """Arguments of `infer` for a batch."""
+        types = {np.dtype(np.float32): "FP32", np.dtype(np.int64): "INT64"}
+        inputs = []
+        for name, array in batch.arrays(self.instruction_size).items():
+            tensor = self._grpc.InferInput(name, list(array.shape), types[array.dtype])
+            tensor.set_data_from_numpy(array)
+            inputs.append(tensor)
+        outputs = [self._grpc.InferRequestedOutput(name) for name in self.OUTPUTS]
+        return {"model_name": self.name, "inputs": inputs, "model_version": self.version, "outputs": outputs}
+
+    def answer(self, batch: Batch, result: Any) -> Answer:
+        """What the server's result says.
+
+        Raises:
+            ServingFailed: when it does not fit the batch.
+        """
+        arrays = [result.as_numpy(name) for name in self.OUTPUTS]
+        if any(array is None for array in arrays) or arrays[0].shape != batch.image.shape:
+            raise ServingFailed(f"{self.name} at {self.url} gave no answer of the image's shape. Look at its log.")
+        restored, probability, degradation, instruction = arrays
+        version = str(result.get_response().model_version)
+        return Answer(restored, probability, degradation.reshape(-1), instruction, version)
+
+    def explain(self, status: str, message: str) -> ServingFailed:
+        """The error that a caller gets when asking again is of no use."""
+        text = message.strip().splitlines()
+        if "UNAVAILABLE" in status:
+            return ServingFailed(
+                f"No Triton answers at {self.url}. Start one with `mira serve`, or correct the address."
+            )
+        if "DEADLINE" in status:
+            return ServingFailed(f"Triton at {self.url} did not answer within {self._deadline:.0f} s. Look at its log.")
+        return ServingFailed(f"{self.name} at {self.url} refused: {text[0][:400] if text else status}")
+
+
+class TritonEngine(TritonProtocol):
     """The network behind Triton, with retries while the server is away and a deadline for each request.
 
     Args:
@@ -97,78 +183,71 @@ class TritonEngine:
         ServingFailed: when the server does not answer or does not serve the model.
     """
 
-    OUTPUTS = ("restored", "modality_probability", "degradation", "instruction_used")
-
     def __init__(self, url: str, model: str = "mira_net", version: str = "", deadline_s: float = 120.0) -> None:
-        try:
-            import tritonclient.grpc as grpc_client
-        except ModuleNotFoundError as error:
-            raise ConfigurationError("The gRPC client is not installed: pip install 'mira-net[client]'.") from error
-        self.name, self.url, self.version = model, url, version
-        self._deadline = deadline_s
-        self._grpc = grpc_client
-        # tritonclient lifts gRPC's 4 MB message limit to 2 GB by itself; slices are sent in batches far below it
-        self._client = grpc_client.InferenceServerClient(url)
-        metadata = self._patiently(lambda left: self._client.get_model_metadata(model, version, client_timeout=left))
-        shapes = {tensor.name: list(tensor.shape) for tensor in metadata.inputs}
-        if "instruction" not in shapes:
-            raise ServingFailed(f"{model} at {url} is not a MIRA-Net: it has no input `instruction`. Check the name.")
-        self.instruction_size = int(shapes["instruction"][-1])
+        super().__init__(url, model, version, deadline_s)
+        # tritonclient lifts gRPC's 4 MB message limit to 2 GB by itself
+        self._client = self._grpc.InferenceServerClient(url)
+        self.learn(self._patiently(lambda left: self._client.get_model_metadata(model, version, client_timeout=left)))
 
     def infer(self, batch: Batch) -> Answer:
-        """Restore one batch.
+        """Restore one batch; where something on the way limits messages, by halves.
 
         Raises:
             ServingFailed: when the server refuses it, or does not answer before the deadline.
         """
-        types = {np.dtype(np.float32): "FP32", np.dtype(np.int64): "INT64"}
-        inputs = []
-        for name, array in batch.arrays(self.instruction_size).items():
-            tensor = self._grpc.InferInput(name, list(array.shape), types[array.dtype])
-            tensor.set_data_from_numpy(array)
-            inputs.append(tensor)
-        outputs = [self._grpc.InferRequestedOutput(name) for name in self.OUTPUTS]
-        result = self._patiently(
-            lambda left: self._client.infer(
-                self.name, inputs, model_version=self.version, outputs=outputs, client_timeout=left
-            )
-        )
-        restored, probability, degradation, instruction = (result.as_numpy(name) for name in self.OUTPUTS)
-        if restored.shape != batch.image.shape:
-            raise ServingFailed(f"{self.name} answered with shape {restored.shape} to an image of {batch.image.shape}.")
-        version = str(result.get_response().model_version)
-        return Answer(restored, probability, degradation.reshape(-1), instruction, version)
+        request = self.request(batch)
+        try:
+            return self.answer(batch, self._patiently(lambda left: self._client.infer(**request, client_timeout=left)))
+        except MessageTooLarge:
+            return together([self.infer(half) for half in batch.halves()])
 
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
 
     def _patiently(self, call: Any) -> Any:
-        """Call with the time that is left, again with growing pauses while the server is unavailable."""
+        """Call with the time that is left, again with growing pauses while the server is away."""
         from tritonclient.utils import InferenceServerException
 
-        end = time.monotonic() + self._deadline
-        pause = 0.1
+        retries = Retries(self._deadline)
         while True:
             try:
-                return call(max(0.001, end - time.monotonic()))
+                return call(retries.timeout())
             except InferenceServerException as error:
-                away = "UNAVAILABLE" in str(error.status())
-                wait = pause * random.uniform(0.5, 1.0)  # noqa: S311 - spreads clients, no secret
-                if not away or time.monotonic() + wait > end:
-                    raise ServingFailed(self._explain(error)) from error
+                status, message = str(error.status()), error.message() or ""
+                if too_large(status, message):
+                    raise MessageTooLarge(self.explain(status, message)) from error
+                wait = retries.pause(status, message)
+                if wait is None:
+                    raise self.explain(status, message) from error
                 time.sleep(wait)
-                pause = min(2 * pause, 5.0)
 
-    def _explain(self, error: Any) -> str:
-        status = str(error.status())
-        text = (error.message() or "").strip().splitlines()
-        first = text[0][:400] if text else status
-        if "UNAVAILABLE" in status:
-            return f"No Triton answers at {self.url}. Start one with `mira serve`, or correct the address."
-        if "DEADLINE" in status:
-            return f"Triton at {self.url} did not answer within {self._deadline:.0f} s. Look at its log."
-        return f"{self.name} at {self.url} refused: {first}"
+
+class MessageTooLarge(ServingFailed):
+    """Something between client and server limits the size of messages."""
+
+
+def too_large(status: str, message: str) -> bool:
+    """Whether a message was refused for its size: by gRPC itself, or by a proxy on the way."""
+    return "RESOURCE_EXHAUSTED" in status and "larger than max" in message
+
+
+def together(answers: list[Answer]) -> Answer:
+    """One answer of the answers to the parts of a batch.
+
+    Raises:
+        ServingFailed: when different versions gave them.
+    """
+    versions = {answer.version for answer in answers}
+    if len(versions) > 1:
+        raise ServingFailed("The served version changed while one batch was restored in parts. Restore again.")
+    return Answer(
+        restored=np.concatenate([answer.restored for answer in answers]),
+        modality_probability=np.concatenate([answer.modality_probability for answer in answers]),
+        degradation=np.concatenate([answer.degradation for answer in answers]),
+        instruction=np.concatenate([answer.instruction for answer in answers]),
+        version=versions.pop(),
+    )
 
 
 class LocalEngine:
@@ -183,7 +262,7 @@ class LocalEngine:
         ServingFailed: when it is not a MIRA-Net that ONNX Runtime can load.
     """
 
-    OUTPUTS = TritonEngine.OUTPUTS
+    OUTPUTS = TritonProtocol.OUTPUTS
 
     def __init__(self, path: Path, threads: int = 0) -> None:
         try:

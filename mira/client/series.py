@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mira.client.arrays import Restored, Restorer
+from mira.client.arrays import Restorer
+from mira.client.plan import Restored
 from mira.dicom.archive import Opened, opened
 from mira.dicom.derive import restored_by, write_derived
 from mira.dicom.reasons import Refused

@@ -243,6 +243,8 @@ def _set_pixels(dataset: Dataset, source: Dataset, values: Stored) -> None:
         dataset.RescaleIntercept = values.intercept
         if dataset.Modality != "PT":  # the PET image has no Rescale Type: its Units say it
             dataset.RescaleType = "HU" if dataset.Modality == "CT" else "US"
+    if values.padding is not None:
+        dataset.add_new("PixelPaddingValue", "SS" if signed else "US", values.padding)
     pixels = values.pixels.astype("<i2" if signed else "<u2")
     if dataset.Modality == "PT":
         dataset.add_new("SmallestImagePixelValue", "SS" if signed else "US", int(pixels.min()))
@@ -339,9 +341,13 @@ def _settle_conditions(dataset: Dataset) -> None:
 
 
 def _suffixed(text: str, label: str) -> str:
-    """A series description with the label, within the 64 characters of its type."""
+    """A series description with the label, within the 64 characters of its type; a word is kept whole or left out."""
     suffix = f" ({label})"[:64]
-    return (text[: 64 - len(suffix)].rstrip() + suffix).strip()
+    room = 64 - len(suffix)
+    if len(text) > room:
+        whole = text[: room - 2].rpartition(" ")[0]  # a description of one long word has to be cut
+        text = (whole or text[: room - 3]).rstrip(" ,;:-_(") + "..."
+    return (text.rstrip() + suffix).strip()
 
 
 def _joined(before: str, text: str) -> str:

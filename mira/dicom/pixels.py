@@ -182,7 +182,7 @@ def _clear_padding(
 ) -> set[str]:
     """CT: padding and everything below air becomes air. PET and MR: padding becomes zero."""
     warnings = set()
-    padding = _padding_range(piece)
+    padding = padding_range(piece)
     if padding is not None:
         inside = (piece.stored >= padding[0]) & (piece.stored <= padding[1])
         if inside.any():
@@ -203,7 +203,7 @@ def _clear_padding(
     return warnings
 
 
-def _padding_range(piece: Slice) -> tuple[float, float] | None:
+def padding_range(piece: Slice) -> tuple[float, float] | None:
     """Stored values that mean "no measurement", lowest and highest."""
     value = h.number(piece.header, "PixelPaddingValue")
     if value is None:

@@ -8,9 +8,11 @@ MR: the classic image has no rescale. Where the source has none either and its i
     rounded to integers on the source's own scale, as the scanner did: intensities stay comparable with other series,
     and viewers need no rescale that this kind of image does not foresee. Otherwise a power-of-two slope is written,
     as scanners that rescale MR do.
+Padding keeps its value where that costs the measured pixels no precision; otherwise it becomes the lowest stored value,
+which no measured pixel then has.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,8 @@ from numpy.typing import NDArray
 from pydicom.valuerep import format_number_as_ds
 
 from mira.dicom import headers as h
+from mira.dicom.padding import Padding, paddings
+from mira.dicom.pixels import AIR_HU
 from mira.dicom.volume import SeriesVolume
 from mira.errors import DataRejected
 from mira.tasks import Modality
@@ -35,11 +39,13 @@ class Stored:
         pixels: uint16 or int16 [rows, columns].
         slope: rescale slope as DICOM text; None for no rescale.
         intercept: rescale intercept as DICOM text; None for no rescale.
+        padding: stored value of the pixels that hold no measurement, where the source declares one.
     """
 
     pixels: NDArray[Any]
     slope: str | None
     intercept: str | None
+    padding: int | None = None
 
     @property
     def values(self) -> NDArray[np.float64]:
@@ -50,27 +56,65 @@ class Stored:
 
 
 def encode(source: SeriesVolume, voxels: NDArray[np.float32]) -> list[Stored]:
-    """Stored values of all slices.
+    """Stored values of all slices; pixels that are padding in the source's files are padding again.
 
     Args:
         source: the series that the voxels were made from.
         voxels: [slices, rows, columns] in its unit.
 
     Raises:
-        DataRejected: when values cannot be stored in 16 bits.
+        DataRejected: when values cannot be stored in 16 bits, or a source file with padding is gone.
     """
+    found = paddings(source)
+    if not any(found):
+        return _encode(source, voxels, found, None)
+    measured = voxels.copy()
+    for plane, padding in zip(measured, found, strict=True):
+        if padding is not None:  # as the reader does it: a value inside the range of the measured pixels
+            plane[padding.where] = AIR_HU if source.modality is Modality.CT else 0.0
+    lowest = min(padding.lowest for padding in found if padding is not None)
+    stored = _encode(source, measured, found, lowest)
+    return [one if padding is None else _pad(one, padding) for one, padding in zip(stored, found, strict=True)]
+
+
+def _pad(stored: Stored, padding: Padding) -> Stored:
+    """Write the padding's own values, or the lowest stored value where they cannot be written."""
+    wanted = np.rint((padding.values[padding.where] - float(stored.intercept or 0)) / float(stored.slope or 1))
+    limits = np.iinfo(stored.pixels.dtype)
+    fits = limits.min <= wanted.min() and wanted.max() <= limits.max
+    pixels = stored.pixels.copy()
+    pixels[padding.where] = wanted if fits else limits.min
+    declared = int(pixels[padding.where].min()) if padding.declared else None
+    return replace(stored, pixels=pixels, padding=declared)
+
+
+def _encode(
+    source: SeriesVolume, voxels: NDArray[np.float32], found: list[Padding | None], padding: float | None
+) -> list[Stored]:
+    """Stored values of the measured pixels, with room for the lowest padding value below them."""
     if source.modality is Modality.PET:
-        return [_pet(plane.astype(np.float64) / source.suv_factor) for plane in voxels]
+        planes = zip(voxels, found, strict=True)
+        return [_pet(plane.astype(np.float64) / source.suv_factor, one is not None and one.lowest < 0)
+                for plane, one in planes]  # fmt: skip
     low, high = float(voxels.min()), float(voxels.max())
-    if source.modality is Modality.CT:
-        return _linear(voxels, _power_of_two(low, high, FINEST_HU), low)
-    rescaled = any(h.number(header, "RescaleSlope") is not None for header in source.headers)
-    if not rescaled and (source.mr_scale or high) >= COARSE_MR_SCALE and low >= -32768 and high <= STEPS:
-        kind = np.int16 if low < -0.5 and high <= 32767 else np.uint16
-        if kind is np.uint16 and low < -0.5:
-            return _linear(voxels, _power_of_two(low, high, 2.0**-20), low)
-        return [Stored(np.rint(plane).astype(kind), None, None) for plane in voxels]
-    return _linear(voxels, _power_of_two(low, high, 2.0**-20), low)
+    finest = FINEST_HU if source.modality is Modality.CT else 2.0**-20
+    if source.modality is Modality.MR:
+        rescaled = any(h.number(header, "RescaleSlope") is not None for header in source.headers)
+        least = low if padding is None else min(low, padding)
+        kind = np.int16 if least < -0.5 else np.uint16
+        fits = least >= -32768 and high <= np.iinfo(kind).max
+        if not rescaled and (source.mr_scale or high) >= COARSE_MR_SCALE and fits:
+            return [Stored(np.rint(plane).astype(kind), None, None) for plane in voxels]
+    start = low if padding is None else _below(padding, low, high, finest)
+    return _linear(voxels, _power_of_two(start, high, finest), start)
+
+
+def _below(padding: float, low: float, high: float, finest: float) -> float:
+    """Where the stored values begin: at the padding, unless that costs precision; then one step below the lowest."""
+    slope = _power_of_two(low, high, finest)
+    if _power_of_two(min(low, padding), high, finest) == slope:
+        return min(low, padding)
+    return low - max(1.0, slope)
 
 
 def _power_of_two(low: float, high: float, finest: float) -> float:
@@ -92,13 +136,17 @@ def _linear(voxels: NDArray[np.float32], slope: float, low: float) -> list[Store
     return [Stored(np.clip(plane, 0, STEPS).astype(np.uint16), *texts) for plane in planes]
 
 
-def _pet(plane: NDArray[np.float64]) -> Stored:
-    """One slice in BQML (or whatever the source's unit is): intercept 0, a slope of its own, signed where needed."""
+def _pet(plane: NDArray[np.float64], below_zero: bool) -> Stored:
+    """One slice in BQML (or whatever the source's unit is): intercept 0, a slope of its own, signed where needed.
+
+    Args:
+        plane: the values.
+        below_zero: whether there is padding below zero; -32768 is left free for it then.
+    """
     low, high = float(plane.min()), float(plane.max())
-    signed = low < 0
-    needed = max(high / 32767, -low / 32768) if signed else high / STEPS
+    signed = low < 0 or below_zero
+    limits = (-32767 if below_zero else -32768, 32767) if signed else (0, STEPS)
+    needed = max(high / limits[1], low / limits[0] if signed else 0.0)
     text = format_number_as_ds(needed * (1 + 1e-9)) if needed > 0 else "1"
-    slope = float(text)
-    limits = (-32768, 32767) if signed else (0, STEPS)
-    pixels = np.clip(np.rint(plane / slope), *limits)
+    pixels = np.clip(np.rint(plane / float(text)), *limits)
     return Stored(pixels.astype(np.int16 if signed else np.uint16), text, "0")

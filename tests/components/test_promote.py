@@ -162,7 +162,7 @@ def test_repair_brings_back_the_served_network_that_a_killed_promotion_set_aside
     killed = repository.Switch(config)
     killed.move_in("mira_net", 1)
     killed.point("mira_net", 1)
-    with pytest.raises(ServingFailed, match="changed on disk"):
+    with pytest.raises(ServingFailed, match=r"not the one that served\.json names"):
         repository.verify(config, first, 1)
     repository.repair(config, first)
     repository.verify(config, first, 1)
@@ -259,7 +259,7 @@ def test_status_and_approve_without_any_server(config, capsys):
     assert main(["rollback", *where, "--tracking-uri", "off"]) == 2
     assert "mira rollback --to" in capsys.readouterr().err
     assert main(["serve", "--stop", *where]) == 0
-    assert status.read(config, "off").audit_records == 3
+    assert status.read(config, "off").audit_records == 4
 
 
 def test_promote_verb_refuses_with_the_gates_exit_code(tmp_path, config, capsys):

@@ -1,11 +1,14 @@
 """The client's arrays: batching, order, the shared instruction, warnings, refusals, retries."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from tritonclient.utils import InferenceServerException
 
 from mira.client import LocalRestorer, RestorationClient, Restorer
-from mira.client.arrays import batch_size, probe_slices
-from mira.client.engines import Answer, Batch
+from mira.client.engines import Answer, Batch, MessageTooLarge, TritonEngine, together
+from mira.client.plan import Plan, batch_size, probe_slices
 from mira.errors import ConfigurationError, DataRejected, ServingFailed
 from mira.tasks import Modality
 from tests.triton.tiny_network import D, describe, tiny_network
@@ -85,9 +88,81 @@ def test_probes_are_few_distinct_and_inside(count):
 
 
 def test_very_large_slices_travel_in_smaller_batches():
-    assert batch_size(np.broadcast_to(np.float32(0), (20, 512, 512))) == 8
-    assert batch_size(np.broadcast_to(np.float32(0), (20, 4096, 2048))) == 2
-    assert batch_size(np.broadcast_to(np.float32(0), (20, 9000, 9000))) == 1
+    assert batch_size(512, 512) == 8
+    assert batch_size(2048, 2048) == 2
+    assert batch_size(4096, 2048) == 1
+    assert batch_size(9000, 9000) == 1
+
+
+class Blur(Recorder):
+    """An engine whose answer depends on the neighbourhood, as a network's does, and on the instruction."""
+
+    def infer(self, batch):
+        answer = super().infer(batch)
+        padded = np.pad(batch.image, ((0, 0), (0, 0), (4, 4), (4, 4)), mode="edge")
+        mean = np.lib.stride_tricks.sliding_window_view(padded, (9, 9), axis=(2, 3)).mean(axis=(4, 5))
+        return Answer(
+            (mean + answer.instruction.mean(axis=1)[:, None, None, None]).astype(np.float32),
+            answer.modality_probability, answer.degradation, answer.instruction, answer.version,
+        )  # fmt: skip
+
+
+def test_a_slice_too_large_for_a_request_travels_as_tiles_with_one_instruction(monkeypatch):
+    monkeypatch.setattr("mira.client.plan.LARGEST_SLICE", 200 * 200)
+    voxels = volume(2, 210, 300)
+    engine = Blur()
+    restored = Restorer(engine, tile_side=192).restore_slices(voxels, "CT")
+    sizes = {batch.image.shape[2:] for batch in engine.batches}
+    assert max(max(size) for size in sizes) <= 192
+    probes = [batch for batch in engine.batches if batch.instruction is None]
+    rest = [batch for batch in engine.batches if batch.instruction is not None]
+    assert 1 <= len(probes) <= 8
+    assert all(np.array_equal(batch.instruction, restored.instruction) for batch in rest)
+    monkeypatch.undo()
+    whole = Restorer(Blur()).restore_slices(voxels, "CT", instruction=restored.instruction)
+    np.testing.assert_allclose(restored.voxels, whole.voxels, atol=1e-3)
+    assert restored.degradation.shape == (2,)
+
+
+def test_tiles_of_air_do_not_decide_the_instruction(monkeypatch):
+    monkeypatch.setattr("mira.client.plan.LARGEST_SLICE", 200 * 200)
+    voxels = np.full((1, 400, 1600), -1000, np.float32)
+    voxels[:, :, 1300:] += np.random.default_rng(0).normal(1000, 100, (1, 400, 300)).astype(np.float32)
+    plan = Plan(voxels, Modality.CT, 1.0, 192)
+    probes = plan.probes()
+    assert len(plan.tiles) > 16
+    assert len(probes) == 8
+    assert all(batch.image.std() > 50 for batch in probes)
+
+
+def test_a_message_limit_on_the_way_is_met_by_smaller_batches():
+    engine = TritonEngine.__new__(TritonEngine)
+    engine.name, engine.url = "mira_net", "somewhere:1"
+    sizes = []
+
+    def limited(call):
+        batch = sizes[-1]
+        if batch > 2:
+            raise MessageTooLarge("larger than max")
+        return batch
+
+    engine.request = lambda batch: sizes.append(len(batch.image)) or {}
+    engine._patiently = limited
+    recorder = Recorder()
+    engine.answer = lambda batch, result: recorder.infer(batch)
+    voxels = volume(7)
+    answer = engine.infer(Batch(voxels[:, None], 0, 1.0))
+    np.testing.assert_array_equal(answer.restored[:, 0], voxels + 1)
+    assert sizes == [7, 3, 1, 2, 4, 2, 2]
+    engine._patiently = lambda call: limited(call) if sizes[-1] > 9 else (_ for _ in ()).throw(MessageTooLarge("x"))
+    with pytest.raises(ServingFailed, match="less than one slice"):
+        engine.infer(Batch(voxels[:1, None], 0, 1.0))
+    parts = [
+        recorder.infer(Batch(voxels[:1, None], 0, 1.0)),
+        Recorder(versions=("4",)).infer(Batch(voxels[:1, None], 0, 1.0)),
+    ]
+    with pytest.raises(ServingFailed, match="version changed"):
+        together(parts)
 
 
 def test_slices_below_the_networks_size_are_padded_and_cropped_again():
@@ -99,12 +174,82 @@ def test_slices_below_the_networks_size_are_padded_and_cropped_again():
     np.testing.assert_array_equal(restored.voxels, voxels + 1)
 
 
-def test_modality_disagreement_and_mixed_versions_are_warned_of():
+def test_modality_disagreement_and_foreign_images_are_warned_of():
     warnings = Restorer(Recorder(sees=Modality.MR)).restore_slices(volume(4), "CT").warnings
     assert warnings[0].startswith("modality-disagreement: declared CT, but 4 of 4 slices")
     assert "like MR" in warnings[0]
-    warnings = Restorer(Recorder(versions=("1", "2"))).restore_slices(volume(19), "CT").warnings
-    assert any("mixed-versions" in text and "1, 2" in text for text in warnings)
+    unsure = Recorder()
+    infer = unsure.infer
+    unsure.infer = lambda batch: replace(infer(batch), modality_probability=np.full((len(batch.image), 3), 1 / 3))
+    assert "cannot tell the modality of 4 of 4 slices" in Restorer(unsure).restore_slices(volume(4), "CT").warnings[0]
+    becquerel = np.abs(volume(4)) * 1000
+    warnings = Restorer(Recorder(sees=Modality.PET)).restore_slices(becquerel, "PET").warnings
+    assert "lie outside -1 to 30" in warnings[0]
+    assert Restorer(Recorder(sees=Modality.PET)).restore_slices(becquerel / 1e5, "PET").warnings == []
+
+
+class Changing(Recorder):
+    """A server on which a promotion happens after some batches."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.after = after
+
+    def infer(self, batch):
+        answer = super().infer(batch)
+        version = "1" if len(self.batches) <= self.after else "2"
+        own = answer.instruction + (100 if version == "2" else 0)
+        used = own if batch.instruction is None else np.tile(batch.instruction, (len(own), 1))
+        return replace(answer, version=version, instruction=used)
+
+
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_a_promotion_in_the_middle_gives_one_version_with_its_own_instruction(after):
+    engine = Changing(after)
+    voxels = volume(19)
+    restored = Restorer(engine, in_flight=1).restore_slices(voxels, "CT")
+    assert (restored.version, restored.warnings) == ("2", [])
+    np.testing.assert_array_equal(restored.voxels, voxels + 1)
+    assert restored.instruction.min() > 50  # of version 2
+    assert len(engine.batches) == 8
+
+
+def test_versions_that_change_for_ever_are_an_error():
+    with pytest.raises(ServingFailed, match="versions 1, 2"):
+        Restorer(Recorder(versions=("1", "2"))).restore_slices(volume(19), "CT", share_instruction=False)
+
+
+def test_a_stream_comes_back_in_order_and_holds_little():
+    engine = Recorder()
+    taken = []
+
+    def source():
+        for index, one in enumerate(volume(100)):
+            taken.append(index)
+            yield one
+
+    restorer = Restorer(engine, in_flight=2)
+    ahead = 0
+    for expected, one in enumerate(restorer.stream(source(), "CT")):
+        assert one.index == expected
+        np.testing.assert_array_equal(one.voxels, volume(100)[one.index] + 1)
+        ahead = max(ahead, len(taken) - one.index)
+    assert expected == 99
+    assert ahead <= 32  # two batches in flight, one to come, one that is given out
+    given = [batch.instruction for batch in engine.batches if batch.instruction is not None]
+    assert len(given) == 13
+    assert all(np.array_equal(one, given[0]) for one in given)
+
+
+def test_a_stream_refuses_what_does_not_belong_to_it():
+    restorer = Restorer(Recorder())
+    with pytest.raises(DataRejected, match="size of the first"):
+        list(restorer.stream([np.zeros((40, 40)), np.zeros((40, 41))], "CT"))
+    with pytest.raises(DataRejected, match="NaN"):
+        list(restorer.stream([np.full((40, 40), np.nan)], "CT"))
+    with pytest.raises(ServingFailed, match="middle of a stream"):
+        list(Restorer(Changing(2), in_flight=1).stream(volume(19), "CT"))
+    assert list(restorer.stream([], "CT")) == []
 
 
 @pytest.mark.parametrize(
@@ -140,8 +285,8 @@ def test_local_restorer_runs_the_file(tmp_path):
     network = tiny_network(tmp_path / "model.onnx", gain=0.0)
     describe(network, version=5)
     with LocalRestorer(network, threads=1) as restorer:
-        restored = restorer.restore_slices(volume(3), "PET")
-    np.testing.assert_allclose(restored.voxels, volume(3), rtol=1e-6)
+        restored = restorer.restore_slices(np.abs(volume(3)) / 20, "PET")
+    np.testing.assert_allclose(restored.voxels, np.abs(volume(3)) / 20, rtol=1e-6)
     assert (restored.model, restored.version) == ("mira_net", "5")
     assert restored.warnings == []
 
@@ -159,29 +304,48 @@ def test_a_server_that_is_away_is_waited_for_and_then_named():
         RestorationClient("127.0.0.1:9", deadline_s=0.5)
 
 
-def test_unavailable_is_retried_and_other_refusals_are_not(monkeypatch):
-    from tritonclient.utils import InferenceServerException
-
-    from mira.client.engines import TritonEngine
-
+def engine_of(deadline=5.0):
     engine = TritonEngine.__new__(TritonEngine)
-    engine.name, engine.url, engine._deadline = "mira_net", "somewhere:1", 5.0
+    engine.name, engine.url, engine._deadline = "mira_net", "somewhere:1", deadline
+    return engine
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        ("StatusCode.UNAVAILABLE", "connection refused"),
+        ("StatusCode.DEADLINE_EXCEEDED", "Deadline Exceeded"),
+        ("StatusCode.INTERNAL", "Stub process 'mira_net_0_0' is not healthy."),
+        ("StatusCode.NOT_FOUND", "Request for unknown model: 'mira_net' has no available versions"),
+    ],
+)
+def test_a_server_that_comes_back_is_waited_for(status, message):
     calls = []
 
     def flaky(left):
         calls.append(left)
         if len(calls) < 3:
-            raise InferenceServerException("connection refused", status="StatusCode.UNAVAILABLE")
+            raise InferenceServerException(message, status=status)
         return "answer"
 
-    assert engine._patiently(flaky) == "answer"
+    assert engine_of()._patiently(flaky) == "answer"
     assert len(calls) == 3
-    assert calls[0] > calls[1] > calls[2]
+    assert all(left <= 2.5 for left in calls)  # half of the deadline: a second attempt is possible
+
+
+def test_a_refusal_is_not_repeated_and_a_deadline_ends_the_waiting():
+    calls = []
 
     def refused(left):
         calls.append(left)
         raise InferenceServerException("image holds NaN", status="StatusCode.INVALID_ARGUMENT")
 
     with pytest.raises(ServingFailed, match="image holds NaN"):
-        engine._patiently(refused)
-    assert len(calls) == 4
+        engine_of()._patiently(refused)
+    assert len(calls) == 1
+
+    def silent(left):
+        raise InferenceServerException("Deadline Exceeded", status="StatusCode.DEADLINE_EXCEEDED")
+
+    with pytest.raises(ServingFailed, match="did not answer within"):
+        engine_of(deadline=0.4)._patiently(silent)

@@ -90,6 +90,9 @@ def test_mixed_sizes_in_one_execution_give_what_each_gives_alone(backend):
         ({"modality": np.full((1, 1), -1)}, "not one that this network restores"),
         ({"instruction_weight": np.full((1, 1), 1.5, np.float32)}, "between 0"),
         ({"instruction": np.full((1, D), np.inf, np.float32)}, "instruction holds"),
+        ({"image": np.full((1, 1, 40, 48), 2e9, np.float32)}, "values beyond 1e"),
+        ({"image": np.zeros((1, 1, 4096, 2049), np.float32)}, "fewer slices, or overlapping tiles"),
+        ({"mr_scale": np.full((1, 1), np.nan, np.float32)}, "mr_scale holds NaN"),  # of a CT: NaN * 0 is NaN
     ],
 )
 def test_a_wrong_request_is_refused_and_its_neighbours_are_served(backend, changes, words):

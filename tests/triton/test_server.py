@@ -4,19 +4,19 @@ import os
 import shutil
 import signal
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from components.promote import audit, processes, registry, release, rollback, server, status
+from components.promote import audit, processes, registry, release, repository, rollback, server, status
 from components.promote.paths import ServingPaths
 from components.promote.repository import read_served
-from components.promote.step import PromoteConfig, promote
+from components.promote.step import promote
 from mira.client import RestorationClient
 from mira.errors import GateFailed, MiraError, ServingFailed
 from mira.storage import hash_file, read_json, write_json
-from tests.triton.tiny_network import describe, make_release, tiny_network
+from tests.triton.station import IMAGE, MODELS, Station
+from tests.triton.tiny_network import describe, make_release, sign, tiny_network
 
 pytestmark = [
     pytest.mark.triton,
@@ -26,37 +26,6 @@ pytestmark = [
         reason="the serving environment .venv-serve is missing; run the project's set-up first",
     ),
 ]
-MODELS = ("mira_net", "mira_net_ct")
-IMAGE = np.random.default_rng(3).normal(0, 100, (3, 40, 56)).astype(np.float32)
-
-
-class Station:
-    """A serving station in a folder of its own, with releases whose networks differ in their gain."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.config = PromoteConfig(
-            workspace=root / "ws",
-            repository=root / "models",
-            tracking_uri=registry.OFF,
-            engine="onnxruntime",
-            threads=1,
-            load_timeout_s=20,
-        )
-
-    def release(self, version: int, models: tuple[str, ...] = MODELS) -> tuple[Path, Path, Path]:
-        return make_release(self.root / f"v{version}", version, gain=0.1 * version, models=models)
-
-    def promote(self, version: int, models: tuple[str, ...] = MODELS):
-        return promote(*self.release(version, models), self.root / f"out{version}", self.config)
-
-    def promote_files(self, files: tuple[Path, Path, Path]):
-        return promote(*files, self.root / "out", self.config)
-
-    def answer(self) -> tuple[str, np.ndarray]:
-        with RestorationClient(server.running(self.config).url, deadline_s=10) as client:
-            restored = client.restore_slices(IMAGE, "CT")
-        return restored.version, restored.voxels
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +80,7 @@ def _broken_onnx(exported):
     network = exported / "mira_net_ct" / "model.onnx"
     network.write_bytes(network.read_bytes()[:200])
     describe(network, "mira_net_ct", 3)
+    sign(exported.parent, "mira_net_ct")
 
 
 def _changed_weights(exported):
@@ -120,6 +90,7 @@ def _changed_weights(exported):
 def _other_instruction(exported):
     network = tiny_network(exported / "mira_net" / "model.onnx", size=6)
     describe(network, "mira_net", 3, size=4)
+    sign(exported.parent, "mira_net")
 
 
 def _nothing(exported):
@@ -128,6 +99,7 @@ def _nothing(exported):
 
 def _not_a_number(exported):
     describe(tiny_network(exported / "mira_net_ct" / "model.onnx", gain=np.nan), "mira_net_ct", 3)
+    sign(exported.parent, "mira_net_ct")
 
 
 @pytest.mark.parametrize(
@@ -148,7 +120,7 @@ def test_a_bad_candidate_changes_nothing(two, spoil):
     assert audit.read(two.config.audit)[-1].outcome == "failed"
 
 
-def test_a_candidate_that_triton_answers_wrongly_is_never_served(two):
+def test_a_candidate_that_triton_answers_wrongly_is_never_served(two, monkeypatch):
     """The serving engine's answer differs from ONNX Runtime's: found in the rehearsal."""
     templates = two.root / "templates"
     shutil.copytree(two.config.templates, templates)
@@ -157,15 +129,27 @@ def test_a_candidate_that_triton_answers_wrongly_is_never_served(two):
     spoilt = text.replace("            start = 0\n", "            start = 0\n            results['restored'] += 3\n")
     assert spoilt != text
     model.write_text(spoilt)
+    monkeypatch.setattr(repository, "OWN_CODE", model)
     with pytest.raises(ServingFailed, match="wrongly"):
         promote(*two.release(3), two.root / "out", two.config.model_copy(update={"templates": templates}))
     assert two.answer()[0] == "2"
 
 
-def test_a_candidate_that_does_not_load_is_named_with_its_reason(two):
+def test_backend_code_that_is_not_the_projects_own_is_refused(two):
+    templates = two.root / "templates-of-a-stranger"
+    shutil.copytree(two.config.templates, templates)
+    with (templates / "model.py").open("a") as stream:
+        stream.write("\n")
+    with pytest.raises(ServingFailed, match="not the project's own backend code"):
+        promote(*two.release(3), two.root / "out", two.config.model_copy(update={"templates": templates}))
+    assert two.answer()[0] == "2"
+
+
+def test_a_candidate_that_does_not_load_is_named_with_its_reason(two, monkeypatch):
     templates = two.root / "templates-that-fail"
     shutil.copytree(two.config.templates, templates)
     (templates / "model.py").write_text("raise ImportError('no such engine')")
+    monkeypatch.setattr(repository, "OWN_CODE", templates / "model.py")
     with pytest.raises(ServingFailed, match=r"mira_net did not load.*no such engine"):
         promote(*two.release(3), two.root / "out", two.config.model_copy(update={"templates": templates}))
     assert two.answer()[0] == "2"
@@ -249,7 +233,7 @@ def test_promotion_killed_in_the_middle_is_repaired_at_the_next_start(two):
     release.serve(two.config)
     assert two.answer()[0] == "2"
     assert not (two.config.models / ".candidates").exists()
-    (folder / "9").rmdir()
+    assert not (folder / "9").exists()
 
 
 def test_a_release_without_one_of_the_networks_unloads_it(two):

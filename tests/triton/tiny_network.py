@@ -1,14 +1,17 @@
 """A tiny ONNX network with the served signature, and the files of a release made of it."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper, save
 
-from mira.storage import hash_file, write_json
+from components.promote import signing
+from mira.storage import hash_file, read_json, write_json
 from mira.tasks import TASKS, Task
 
 D = 4
+os.environ.setdefault(signing.KEY_VARIABLE, "a key that only the tests of serving know")
 TASKS_OF = {"mira_net": list(Task)} | {f"mira_net_{spec.short}": [task] for task, spec in TASKS.items()}
 
 
@@ -78,7 +81,13 @@ def make_release(root: Path, version: int, gain: float = 0.1, models: tuple[str,
     for index, model in enumerate(models):
         network = tiny_network(exported / model / "model.onnx", gain + 0.01 * index)
         describe(network, model, version)
+        sign(root, model)
     return exported, registered, decision
+
+
+def sign(root: Path, model: str) -> None:
+    """Sign a network of a release as its export would."""
+    signing.sign_export(root / "exported" / model, read_json(root / "version" / "version.json"))
 
 
 def describe(network: Path, model: str = "mira_net", version: int = 1, size: int = D) -> None:

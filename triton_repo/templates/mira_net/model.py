@@ -15,6 +15,9 @@ import triton_python_backend_utils as pb_utils  # type: ignore[import-not-found]
 
 MODALITIES = ("CT", "PET", "MR")
 SMALLEST_SIDE = 32
+LARGEST_REQUEST = 2**23  # pixels: eight slices of 1024 x 1024; the network's own memory is many times that
+LARGEST_VALUE = 1e9  # no image of any unit reaches it; beyond it, float32 arithmetic inside the network may overflow
+SCALE = (1e-9, 1e9)  # lowest and highest mr_scale, for the same reason
 INPUTS = ("image", "modality", "mr_scale", "instruction", "instruction_weight")
 OUTPUTS = ("restored", "modality_probability", "degradation", "instruction_used")
 
@@ -43,15 +46,25 @@ def check(inputs: Arrays, trained: list[int], largest_batch: int) -> None:
             f"image is {image.shape[2]} by {image.shape[3]} pixels; the smallest side is {SMALLEST_SIDE}. "
             "Pad the slice, or send the whole slice instead of a crop."
         )
+    if image.size > LARGEST_REQUEST:
+        raise InvalidRequestError(
+            f"image has {image.size} pixels in all; a request takes {LARGEST_REQUEST}. Send fewer slices, or overlapping "
+            "tiles that share one instruction."
+        )
     if not np.isfinite(image).all():
         raise InvalidRequestError("image holds NaN or infinite values; replace them before sending.")
+    if np.abs(image).max() > LARGEST_VALUE:
+        raise InvalidRequestError(f"image holds values beyond {LARGEST_VALUE:g}; send HU, SUVbw or MR intensities.")
     modality = inputs["modality"].reshape(-1)
     unknown = sorted(set(modality.tolist()) - set(trained))
     if unknown:
         allowed = ", ".join(f"{index} ({MODALITIES[index]})" for index in trained)
         raise InvalidRequestError(f"modality {unknown[0]} is not one that this network restores; send {allowed}.")
-    scale = inputs["mr_scale"].reshape(-1)[modality == MODALITIES.index("MR")]
-    if not (np.isfinite(scale).all() and (scale > 0).all()):
+    scale = inputs["mr_scale"].reshape(-1)
+    if not np.isfinite(scale).all():  # also where it does not count: the network multiplies it by zero there
+        raise InvalidRequestError("mr_scale holds NaN or infinite values; send 1 for CT and PET.")
+    of_mr = scale[modality == MODALITIES.index("MR")]
+    if not ((of_mr >= SCALE[0]).all() and (of_mr <= SCALE[1]).all()):
         raise InvalidRequestError("mr_scale must be a positive number for MR: the robust maximum of the volume.")
     weight = inputs["instruction_weight"]
     if not (np.isfinite(weight).all() and (weight >= 0).all() and (weight <= 1).all()):
