@@ -79,11 +79,17 @@ def run_factory(
     """Run the compiled pipeline in a workspace and return its verdict."""
     from components.tracking import prepare
     from pipelines.fingerprint import code_version, data_fingerprint
+    from pipelines.history import accept, known_before
 
     tracking_uri = f"sqlite:///{workspace / 'mlflow.db'}"
     prepare(tracking_uri)
     # the local runner trains two networks at a time: each gets its half of the cores, or they hinder each other
     train = {**parameters["train"], "threads": parameters["train"].get("threads") or max(1, (os.cpu_count() or 1) // 2)}
+    fingerprint = data_fingerprint(sites_file)
+    baseline, previous = known_before(workspace, fingerprint)
+    if baseline:
+        parameters["validate"] = {"baseline": baseline, "previous": previous, **parameters["validate"]}
+        parameters["pair"] = {"previous": previous, **parameters["pair"]}
     arguments = {
         "sites_file": str(sites_file),
         "workspace": str(workspace),
@@ -94,11 +100,15 @@ def run_factory(
         "train_config": {key: value for key, value in train.items() if key not in SINGLE},
         "pair_config": {key: value for key, value in parameters["pair"].items() if key != "seed"},
         **{f"{step}_config": parameters[step] for step in WHOLE},
-        "data_fingerprint": data_fingerprint(sites_file),
+        "data_fingerprint": fingerprint,
         "code_version": code_version(),
     }
     with Screen() as screen:
-        return str(run_pipeline(COMPILED, arguments, workspace / "kfp", workspace / "logs" / "pipeline.log", screen))
+        verdict = str(run_pipeline(COMPILED, arguments, workspace / "kfp", workspace / "logs" / "pipeline.log", screen))
+    if verdict == "approved":
+        version = accept(workspace, fingerprint, baseline, previous)
+        say(f"  data version {version}: mira data restore {version} --workspace {workspace}")
+    return verdict
 
 
 class Screen:

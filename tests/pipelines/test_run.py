@@ -94,6 +94,16 @@ def test_a_run_ends_with_a_served_model_and_says_where_everything_is(
     assert status["champion"] == 1
 
 
+def test_the_data_of_an_accepted_run_is_kept_as_a_version(
+    factory: Factory, promoted: subprocess.CompletedProcess[str]
+) -> None:
+    kept = json.loads((factory.workspace / "accepted.json").read_text())["data_version"]
+    pairs = Path(json.loads((factory.workspace / "artifacts.json").read_text())["pairs"])
+    assert json.loads((pairs / "pairs.json").read_text())["data_version"] == kept
+    assert f"mira data restore {kept}" in promoted.stdout
+    assert (factory.workspace / "data" / "versions" / "profiles" / f"{kept}.json").is_file()
+
+
 def test_the_restored_series_are_valid_dicom(factory: Factory, promoted: subprocess.CompletedProcess[str]) -> None:
     files = sorted((factory.workspace / "restored").rglob("*.dcm"))
     assert len(files) >= 6
