@@ -74,7 +74,7 @@ class KnownFiles:
                 unknown.append((path, source.origin[path]))
         parts = [unknown[begin : begin + FILES_AT_ONCE] for begin in range(0, len(unknown), FILES_AT_ONCE)]
         for index, found in track(workers.each(_look_at_some, parts), what, total=len(parts), unit="parts"):
-            for (path, _), sighting in zip(parts[index], found or _look_at_some(parts[index]), strict=True):
+            for (path, _), sighting in zip(parts[index], found or _one_by_one(parts[index], workers), strict=True):
                 group = self.pseudonyms.code("group", sighting.group) if sighting.group else ""
                 self.seen[path] = Seen(replace(sighting, group=group), "")
         for path in source.files:
@@ -121,6 +121,15 @@ class KnownFiles:
 def _look_at_some(files: list[tuple[Path, str]]) -> list[Sighting]:
     with tolerant():
         return [look_at(path, origin) for path, origin in files]
+
+
+def _one_by_one(files: list[tuple[Path, str]], workers: Workers) -> list[Sighting]:
+    """What there is to see of files of which one ended the process that read it."""
+    found = [Sighting("rejected", reason=Reason.CRASHED) for _ in files]
+    for index, looked in workers.each(_look_at_some, [[file] for file in files]):
+        if looked is not None:
+            found[index] = looked[0]
+    return found
 
 
 def _is_settled(path: Path) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mira.errors import RetryableError
+from mira.errors import ConfigurationError, RetryableError
 from mira.storage import atomic_file
 
 LOCK = ".lock"
@@ -31,11 +31,26 @@ def exclusive(ledger: Path) -> Iterator[None]:
         yield
 
 
+def check_apart(store: Path, out: Path) -> None:
+    """Make sure that a store and a run's output are two folders.
+
+    Raises:
+        ConfigurationError: when they are one, or one lies in the other.
+    """
+    places = store.resolve(), out.resolve()
+    if places[0].is_relative_to(places[1]) or places[1].is_relative_to(places[0]):
+        raise ConfigurationError(
+            f"The case store {store} and the output {out} are one folder, or one lies in the other. "
+            "Name two folders beside each other, or leave `ingest.store` empty."
+        )
+
+
 def publish(store: Path, out: Path) -> None:
     """Make `out` hold the same files as `store`, but for what only the next ingest needs.
 
     Files are hard links where the file system allows it: no file of a store is ever written in place, so what a run
-    has got does not change when the store does.
+    has got does not change when the store does. They are made read-only, so that nobody changes the store, and every
+    other run, by editing a file of one run in place.
     """
     out.mkdir(parents=True, exist_ok=True)
     wanted = {path.relative_to(store) for path in store.rglob("*") if path.is_file() and _is_shown(path, store)}
@@ -47,6 +62,7 @@ def publish(store: Path, out: Path) -> None:
         if target.exists():
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
+        (store / name).chmod(0o444)
         try:
             os.link(store / name, target)
         except OSError:  # another file system, or one without links

@@ -23,7 +23,7 @@ from mira.dicom.volume import SeriesResult, SeriesVolume, read_volumes
 from mira.sites import Site
 from mira.storage import hash_file, read_json, write_json
 
-LEDGER_FORMAT = "2"
+LEDGER_FORMAT = "3"
 SOFTWARE = f"mira-net {__version__}"
 
 
@@ -90,6 +90,7 @@ class Outcome(Record):
     Attributes:
         cases: ids of the cases it gave.
         records: SHA-256 of the `case.json` of each; a case that a later series of the same UID replaced is known by it.
+        sizes: bytes of the voxel files of each; a case that lost one, or a part of one, is known by it.
         rejected: what did not become a case.
         structure_sets: content hashes of the structure sets that were drawn on it.
         duplicates: copies of slices that were left out.
@@ -99,6 +100,7 @@ class Outcome(Record):
 
     cases: list[str] = Field(default_factory=list)
     records: list[str] = Field(default_factory=list)
+    sizes: list[int] = Field(default_factory=list)
     rejected: list[Rejected] = Field(default_factory=list)
     structure_sets: list[str] = Field(default_factory=list)
     duplicates: int = 0
@@ -136,6 +138,9 @@ def ingest_series(job: Job) -> Done:
             outcome = _take_in(job, content, fetched)
         except OSError:
             raise  # a full disk or a lost mount is no property of the series
+        except MemoryError:  # nor is a machine that is too small or too busy: the next ingest tries again
+            lost = _rejected(job, job.files, Reason.CRASHED, "MemoryError")
+            return Done(_key(job, content), Outcome(rejected=[lost]), False, contents)
         except Exception as error:  # its message may quote the header, so only its kind is kept
             outcome = Outcome(rejected=[_rejected(job, job.files, Reason.CRASHED, type(error).__name__)])
     key = _key(job, content)
@@ -154,11 +159,20 @@ def find_done(job: Job, contents: list[str]) -> Done | None:
     entry = job.ledger / f"{key}.json"
     if not entry.is_file():
         return None
-    outcome = Outcome.model_validate(read_json(entry))
-    records = [job.out / job.site.id / case / "case.json" for case in outcome.cases]
-    if [hash_file(path) if path.is_file() else "" for path in records] != outcome.records:
+    try:
+        outcome = Outcome.model_validate(read_json(entry))
+    except ValueError:  # a damaged entry is none
+        return None
+    folders = [job.out / job.site.id / case for case in outcome.cases]
+    records = [hash_file(path) if path.is_file() else "" for path in (folder / "case.json" for folder in folders)]
+    if records != outcome.records or [_bytes_of_voxels(folder) for folder in folders] != outcome.sizes:
         return None
     return Done(key, outcome, True, contents)
+
+
+def _bytes_of_voxels(case: Path) -> int:
+    """Sum of the sizes of a case's voxel files."""
+    return sum(path.stat().st_size for path in case.glob("*.nii"))
 
 
 def _content(contents: list[str]) -> str:
@@ -176,7 +190,7 @@ def _key(job: Job, content: str) -> str:
 
 def _take_in(job: Job, content: str, fetched: dict[Path, Fetched]) -> Outcome:
     result = read_volumes(job.files, fetched)
-    cases, records, used = list[str](), list[str](), set[str]()
+    cases, records, sizes, used = list[str](), list[str](), list[int](), set[str]()
     voxels_out, too_small = 0, set[Path]()
     rejected = [_rejected(job, refusal.files, refusal.reason, refusal.detail) for refusal in result.refusals]
     for volume in result.volumes:
@@ -194,10 +208,12 @@ def _take_in(job: Job, content: str, fetched: dict[Path, Fetched]) -> Outcome:
         write_case(job.out, record, volume.volume, labels.volume)
         cases.append(record.case_id)
         records.append(hash_file(record.folder(job.out) / "case.json"))
+        sizes.append(_bytes_of_voxels(record.folder(job.out)))
         voxels_out += volume.volume.voxels.size
     return Outcome(
         cases=cases,
         records=records,
+        sizes=sizes,
         rejected=rejected,
         structure_sets=sorted(used),
         duplicates=len(result.duplicates),

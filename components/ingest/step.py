@@ -12,7 +12,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from components.ingest.known import KnownFiles
-from components.ingest.publish import exclusive, publish
+from components.ingest.publish import check_apart, exclusive, publish
 from components.ingest.series import SOFTWARE, Done, Job, Outcome, Rejected, find_done, ingest_series
 from components.ingest.summary import IngestSummary, SiteSummary, summarise
 from components.ingest.workers import Workers, available_cores
@@ -25,7 +25,7 @@ from mira.dicom.headers import tolerant
 from mira.dicom.reasons import Reason, Refused
 from mira.dicom.scan import FoundSeries, RejectedFile, Scan, gather, modality_code
 from mira.dicom.structures import References, read_structure_set, references
-from mira.errors import DataRejected
+from mira.errors import ConfigurationError, DataRejected, RetryableError
 from mira.progress import track
 from mira.sites import Site, load_sites
 from mira.storage import hash_file, read_json, write_json
@@ -95,6 +95,7 @@ def ingest(sites_file: Path, out: Path, config: IngestConfig) -> IngestSummary:
 
     Raises:
         ConfigurationError: for a sites.yaml or a key that cannot be used.
+        RetryableError: when disk or network fail.
         DataRejected: when no site gave a single case; the files above are written first.
     """
     sites = load_sites(sites_file).sites
@@ -107,12 +108,35 @@ def ingest_sites(sites: list[Site], out: Path, config: IngestConfig) -> IngestSu
     """The same for sites that are already loaded; see `ingest`."""
     pseudonyms = load_pseudonyms()
     store = Path(config.store) if config.store else out
-    with exclusive(store / LEDGER):
-        try:
-            return _ingest_into(sites, store, config, pseudonyms)
-        finally:
-            if config.store:
-                publish(store, out)
+    if config.store:
+        check_apart(store, out)
+    try:
+        with exclusive(store / LEDGER):
+            _check_key(sites, store, config, pseudonyms)
+            try:
+                return _ingest_into(sites, store, config, pseudonyms)
+            finally:
+                if config.store:
+                    publish(store, out)
+    except OSError as error:  # its text names a file, and a hospital's file names carry patients
+        raise RetryableError(
+            f"Storage failed: {error.strerror or type(error).__name__}. Make sure that the sites' files are there and "
+            "that the disk has space, then run again: finished series are kept."
+        ) from None
+
+
+def _check_key(sites: list[Site], out: Path, config: IngestConfig, pseudonyms: Pseudonyms) -> None:
+    """Make sure that cases which stay were named with the same key: else one patient would have two names.
+
+    Raises:
+        ConfigurationError: when they were not.
+    """
+    before = _summary_before(out) if config.keep_other_sites else None
+    if before is not None and before.key_id != pseudonyms.key_id and set(before.sites) - {site.id for site in sites}:
+        raise ConfigurationError(
+            f"The other sites' cases in {out} were de-identified with another pseudonym key: one patient would have "
+            "two names. Bring that key back, give another --out, or ingest all sites again with --sites."
+        )
 
 
 def _ingest_into(sites: list[Site], out: Path, config: IngestConfig, pseudonyms: Pseudonyms) -> IngestSummary:
@@ -253,7 +277,8 @@ def _remove_stale(works: list[_SiteWork], out: Path, config: IngestConfig) -> in
     named = {work.site.id for work in works}
     for folder in sorted(path.parent for path in out.glob("*/*/") for path in [path / "image.nii"] if path.is_file()):
         site = folder.parent.name
-        if (site, folder.name) not in cases and (site in named or not config.keep_other_sites):
+        own = (folder / "case.json").is_file() or all(path.suffix == ".nii" for path in folder.iterdir())
+        if own and (site, folder.name) not in cases and (site in named or not config.keep_other_sites):
             shutil.rmtree(folder)
             removed += 1
     for work in works:
@@ -299,14 +324,20 @@ def _summarise(work: _SiteWork, tasks: Counter[str]) -> SiteSummary:
 
 def _kept(out: Path, names: set[str]) -> tuple[dict[str, SiteSummary], list[dict[str, Any]]]:
     """What earlier runs said of sites that this run does not name and whose cases stay."""
-    if not names or not (out / "ingest.json").is_file():
+    before = _summary_before(out) if names else None
+    if before is None:
         return {}, []
-    before = IngestSummary.model_validate(read_json(out / "ingest.json"))
     items = read_json(out / "quarantine.json")["rejected"]
     return (
         {name: site for name, site in before.sites.items() if name in names},
         [item for item in items if item["site"] in names],
     )
+
+
+def _summary_before(out: Path) -> IngestSummary | None:
+    """What the last ingest told, or None."""
+    path = out / "ingest.json"
+    return IngestSummary.model_validate(read_json(path)) if path.is_file() else None
 
 
 def _of_series(work: _SiteWork) -> list[Rejected]:

@@ -219,6 +219,8 @@ class _Service:
                 raise DataRejected(
                     f"{self.host} answers no DICOM JSON. Check the address: is it the DICOMweb root?"
                 ) from None
+            if not isinstance(page, list) or not all(isinstance(item, dict) for item in page):
+                raise DataRejected(f"{self.host} answers no DICOM JSON. Check the address: is it the DICOMweb root?")
             new = [item for item in page if UID.fullmatch(_value(item, key)) and _value(item, key) not in seen]
             if not new:
                 return
@@ -281,8 +283,9 @@ class _Ledger:
 
 def _value(item: dict[str, Any], tag: str) -> str:
     """First value of an attribute in DICOM JSON; "" when absent."""
-    values = item.get(tag, {}).get("Value") or [""]
-    return str(values[0])
+    element = item.get(tag)
+    values = element.get("Value") if isinstance(element, dict) else None
+    return str(values[0]) if isinstance(values, list) and values else ""
 
 
 def _code(*uids: str) -> str:

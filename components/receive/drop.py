@@ -12,7 +12,7 @@ from mira.dicom.reasons import Reason, Refused
 
 SETTLE_SECONDS = 5.0
 
-Stamp = tuple[int, int]
+Stamp = tuple[int, int, int, int]
 
 
 @dataclass
@@ -66,14 +66,14 @@ class Drop:
         return taken
 
     def _stamp(self, path: Path) -> Stamp | None:
-        """Size and time of the last change of a settled file; None for what is none."""
+        """Tells a settled file from what it was before a change; None for what is none."""
         try:
             found = path.stat()
         except OSError:
             return None  # gone since it was listed
         if not path.is_file() or abs(time.time() - found.st_ctime) < self.settle_seconds:
             return None
-        return found.st_size, found.st_mtime_ns
+        return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
     def _take_file(self, site: str, path: Path, stamp: Stamp, taken: Taken) -> None:
         refused: list[str] = []
@@ -86,7 +86,8 @@ class Drop:
                     self._store(site, file, taken, refused)
         if not refused:
             try:
-                path.unlink()
+                if self._stamp(path) == stamp:  # else it was written again meanwhile: that is taken the next time
+                    path.unlink()
             except OSError as error:  # e.g. a share that we may only read
                 refused.append(f"taken, but cannot be deleted ({error.errno})")
         if refused:

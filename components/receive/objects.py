@@ -1,7 +1,6 @@
 """Objects that arrive: checked, and named by their content."""
 
 import hashlib
-import zlib
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -14,7 +13,7 @@ from pydicom.tag import BaseTag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from mira.dicom import headers as h
-from mira.dicom.limits import MOST_INFLATED_BYTES
+from mira.dicom.limits import check_inflated_stream
 from mira.dicom.reasons import Reason, Refused
 from mira.dicom.scan import looks_like_dicom
 from mira.dicom.triage import CT, MR, PET, RT_STRUCTURES, kind_name, sop_class
@@ -30,7 +29,6 @@ ACCEPTED = (*IMAGES, RT_STRUCTURES)
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 UNDEFINED_LENGTH = 0xFFFFFFFF
 PREFIX_END = 132
-BLOCK = 2**16
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,9 @@ def examine(content: bytes) -> Arrival:
     try:
         start, syntax = _dataset_start(content)
         if syntax == DeflatedExplicitVRLittleEndian:
-            _check_inflated(memoryview(content)[start:])
+            stream = BytesIO(content)
+            stream.seek(start)
+            check_inflated_stream(stream)
         header = dcmread(BytesIO(content), force=looks_like_dicom(content[:144]))
         cut_off = is_cut_off(header)
     except InvalidDicomError:
@@ -114,18 +114,6 @@ def _dataset_start(content: bytes) -> tuple[int, str]:
     stream.seek(PREFIX_END)
     meta = read_dataset(stream, False, True, stop_when=_beyond_meta)
     return stream.tell(), h.uid(meta, "TransferSyntaxUID")
-
-
-def _check_inflated(dataset: memoryview) -> None:
-    """Refuse a deflated dataset that would unpack to more than any scanner makes."""
-    unpacker, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
-    for at in range(0, len(dataset), BLOCK):
-        piece = bytes(dataset[at : at + BLOCK])
-        while piece:
-            total += len(unpacker.decompress(piece, BLOCK))
-            piece = unpacker.unconsumed_tail
-            if total > MOST_INFLATED_BYTES:
-                raise Refused(Reason.UNREADABLE)
 
 
 def _beyond_meta(tag: BaseTag, vr: str | None, length: int) -> bool:

@@ -7,6 +7,7 @@ carries the patient goes below `delivered` only; `out` holds figures and picture
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,13 +139,14 @@ def restore(sites_file: Path, out: Path, delivered: Path, config: RestoreConfig)
     pictures: list[dict[str, str]] = []
     with RestorationClient(config.server, config.model, deadline_s=config.deadline_s) as client:
         for modality in Modality:
-            chosen, why = choose(sites, modality)
-            if chosen is None:
-                missing[str(modality)] = why
-                continue
-            folder = delivered / chosen.site.id / modality.lower()
-            shutil.rmtree(folder, ignore_errors=True)
-            item, planes = _restore_one(client, chosen, folder, config)
+            with ExitStack() as held:
+                chosen, why = choose(sites, modality, held)
+                if chosen is None:
+                    missing[str(modality)] = why
+                    continue
+                folder = delivered / chosen.site.id / modality.lower()
+                shutil.rmtree(folder, ignore_errors=True)
+                item, planes = _restore_one(client, chosen, folder, config)
             items.append(item)
             name = f"{chosen.site.id}-{modality.lower()}.png"
             pictures.append({"file": name, "caption": _caption(item)})
@@ -156,15 +158,21 @@ def restore(sites_file: Path, out: Path, delivered: Path, config: RestoreConfig)
     return summary
 
 
-def choose(sites: list[Site], modality: Modality) -> tuple[Chosen | None, str]:
+def choose(sites: list[Site], modality: Modality, held: ExitStack) -> tuple[Chosen | None, str]:
     """The first usable series of a modality: sites in the order of sites.yaml, series from most to fewest files.
+
+    Args:
+        sites: where to look.
+        modality: what to look for.
+        held: keeps the files of the chosen series, which may come out of a zip, until it is closed.
 
     Returns:
         The series, or None with the reason.
     """
     reasons: list[str] = []
     for site in sites:
-        with opened(site.path) as found:
+        with ExitStack() as opening:
+            found = opening.enter_context(opened(site.path))
             for series in _candidates(site, scan(found).series, modality):
                 try:
                     result = read_volumes(series.files)
@@ -174,6 +182,7 @@ def choose(sites: list[Site], modality: Modality) -> tuple[Chosen | None, str]:
                 for volume in sorted(result.volumes, key=lambda v: (-len(v.files), v.source_sha256)):
                     tasks, refusals = tasks_of(volume)
                     if tasks:
+                        held.push(opening.pop_all())
                         return Chosen(site, volume), ""
                     reasons += refusals.values()
                 reasons += [refusal.reason.text for refusal in result.refusals]

@@ -178,7 +178,7 @@ class Store:
             RetryableError: when a remote is away, or lacks a shard.
         """
         for part in parts:
-            pointer = yaml.safe_dump({"outs": [version.parts[part].pointer]})
+            pointer = yaml.safe_dump({"outs": [version.parts[part].pointer | {"path": part}]})  # nowhere else
             write_text(self.root / f"{part}.dvc", pointer)
         for remote, chosen in _by_remote(parts).items():
             self._dvc("pull", "--remote", remote, *(f"{part}.dvc" for part in chosen))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mira.client.arrays import LocalRestorer, RestorationClient, Restorer
+from mira.client.send import check_where, send
 from mira.client.series import Delivered, restore_all, restore_nifti
 from mira.errors import ConfigurationError
 from mira.tasks import Modality
@@ -15,7 +16,13 @@ DEFAULT_SERVER = "localhost:8001"
 EXAMPLE = """examples:
   mira restore /data/study --out /data/restored --server localhost:8001
   mira restore scan.nii.gz --modality CT --out /data/restored --model model.onnx
+  mira restore /data/study --out /data/restored --send ARCHIVE@pacs.example.org:11112
 """
+EXAMPLE_SEND = """examples:
+  mira send /data/restored --to ARCHIVE@pacs.example.org:11112
+  MIRA_DICOMWEB_TOKEN=... mira send /data/restored --to https://pacs.example.org/dicom-web
+"""
+WHERE = "AET@HOST:PORT (C-STORE), or the https address of a DICOMweb service (STOW-RS)"
 
 
 def add_restore(subparsers: Any) -> None:
@@ -40,8 +47,37 @@ def add_restore(subparsers: Any) -> None:
     parser.add_argument(
         "--mr-scale", type=float, metavar="X", help="intensity scale of an MR NIfTI file (default: estimated)"
     )
+    parser.add_argument("--send", metavar="WHERE", help=f"send the restored series back: {WHERE}")
+    parser.add_argument("--title", default="MIRA", metavar="AET", help="our AE title when sending (default MIRA)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     parser.set_defaults(run=run)
+
+
+def add_send(subparsers: Any) -> None:
+    """Add the verb `send` to the command."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "send",
+        help="send restored DICOM files to an archive",
+        description="Send restored DICOM files to an archive, by C-STORE or STOW-RS. The files stay where they are, "
+        "and sending them again is safe.",
+        epilog=EXAMPLE_SEND,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("path", type=Path, metavar="PATH", help="DICOM file, or folder of .dcm files")
+    parser.add_argument("--to", required=True, metavar="WHERE", help=WHERE)
+    parser.add_argument("--title", default="MIRA", metavar="AET", help="our AE title (default MIRA)")
+    parser.set_defaults(run=run_send)
+
+
+def run_send(arguments: argparse.Namespace) -> int:
+    """Send what was asked for; returns 0."""
+    path: Path = arguments.path
+    files = [path] if path.is_file() else sorted(path.rglob("*.dcm"))
+    if not files:
+        raise ConfigurationError(f"{path} holds no .dcm file.")
+    sent = send(files, arguments.to, arguments.title)
+    sys.stdout.write(f"{len(sent.taken)} files sent\n")
+    return 0
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -52,6 +88,10 @@ def run(arguments: argparse.Namespace) -> int:
     is_nifti = path.name.lower().endswith((".nii", ".nii.gz"))
     if is_nifti and arguments.modality is None:
         raise ConfigurationError("A NIfTI file does not say what it shows: give --modality CT, PET or MR.")
+    if is_nifti and arguments.send:
+        raise ConfigurationError("An archive takes DICOM, not NIfTI: leave --send out, or restore the DICOM series.")
+    if arguments.send:
+        check_where(arguments.send)
     with _restorer(arguments) as restorer:
         if is_nifti:
             name = path.name[: -len(".nii.gz")] if path.name.lower().endswith(".gz") else path.stem
@@ -62,6 +102,10 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             delivered, refusals = restore_all(restorer, path, arguments.out, progress=True)
     _report(delivered, refusals, arguments)
+    if arguments.send:
+        sent = send([path for item in delivered for path in item.files], arguments.send, arguments.title)
+        if not arguments.json:
+            sys.stdout.write(f"{len(sent.taken)} files sent\n")
     return 0
 
 

@@ -1,7 +1,10 @@
 """Open what a hospital sends: a file, a folder of any depth, a DICOMDIR or a zip, as a list of plain files."""
 
+import errno
+import os
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +19,11 @@ from mira.dicom.reasons import Reason
 LARGEST_ARCHIVE_BYTES = 256 * 2**30
 LARGEST_COMPRESSION = 200.0
 COPY_BYTES = 2**20
+PASSING = {
+    errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT,
+    errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH,
+}  # fmt: skip
+"""Failures of disk, network or system, which say nothing of the file that was asked for."""
 
 
 @dataclass
@@ -44,7 +52,7 @@ def opened(path: Path) -> Iterator[Opened]:
     found = Opened()
     with ExitStack() as stack:
         if path.is_dir():
-            listed = sorted(p for p in path.rglob("*") if p.is_file())
+            listed = _walk(path, found)
         elif path.name.upper().startswith("DICOMDIR"):
             listed = _directory(path, found)
         else:
@@ -59,7 +67,23 @@ def opened(path: Path) -> Iterator[Opened]:
         yield found
 
 
+def _walk(folder: Path, found: Opened) -> list[Path]:
+    """Files of any depth; a folder that is not looked into is missing, so that nobody takes it for an empty one."""
+    files = []
+    for place, folders, names in os.walk(folder, onerror=lambda _: found.missing.append(Reason.UNREADABLE_FOLDER)):
+        links = [name for name in folders if os.path.islink(os.path.join(place, name))]  # they may lead in a circle
+        found.missing += [Reason.UNREADABLE_FOLDER] * len(links)
+        files += [path for path in (Path(place, name) for name in names) if path.is_file()]
+    return sorted(files)
+
+
 def _unpack(archive: Path, scratch: Path, found: Opened) -> None:
+    """Unpack an archive as a whole or not at all: the first half of a series looks like a series.
+
+    Raises:
+        OSError: when the disk is full, or disk or network fail: one of `PASSING`.
+    """
+    unpacked: dict[Path, str] = {}
     try:
         with zipfile.ZipFile(archive) as content:
             members = [member for member in content.infolist() if not member.is_dir()]
@@ -71,10 +95,17 @@ def _unpack(archive: Path, scratch: Path, found: Opened) -> None:
             for number, member in enumerate(sorted(members, key=lambda m: m.filename)):
                 target = scratch / f"{number:07d}"
                 _copy(content, member, target)
-                found.files.append(target)
-                found.origin[target] = f"{archive}!{member.filename.rpartition('/')[0]}"
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, OSError, ValueError):
+                unpacked[target] = f"{archive}!{member.filename.rpartition('/')[0]}"
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError, ValueError):
         found.missing.append(Reason.UNSAFE_ARCHIVE)
+        return
+    except OSError as error:
+        if error.errno in PASSING:
+            raise
+        found.missing.append(Reason.UNSAFE_ARCHIVE)
+        return
+    found.files += unpacked
+    found.origin |= unpacked
 
 
 def _copy(content: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> None:
@@ -105,9 +136,17 @@ def _directory(path: Path, found: Opened) -> list[Path]:
             if not parts:
                 continue
             candidates = [base.joinpath(*parts), base.joinpath(*(part.lower() for part in parts))]
-            file = next((c.resolve() for c in candidates if c.is_file() and c.resolve().is_relative_to(base)), None)
+            file = next((c for c in map(_resolved, candidates) if c and c.is_relative_to(base)), None)
             if file is None:
                 found.missing.append(Reason.MISSING_FILE)
             else:
                 result.append(file)
     return sorted(set(result))
+
+
+def _resolved(path: Path) -> Path | None:
+    """The file that a path leads to, or None; a name that no file can have leads to none."""
+    try:
+        return path.resolve() if path.is_file() else None
+    except (OSError, ValueError):
+        return None

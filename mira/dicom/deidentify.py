@@ -158,6 +158,8 @@ class _Copy:
         kept = [self._value(todo, value, vr) if value else "" for value in given]
         if todo is Action.SHIFT and None in kept:
             return  # a moment that is none helps nobody, and half a range misleads
+        if vr in ("DS", "IS") and None in kept:
+            kept = []  # so does half a vector
         target.add_new(tag, vr, [value or "" for value in kept] if len(kept) > 1 else (kept or [None])[0])
 
     def _value(self, todo: Action, value: str, vr: str) -> str | None:

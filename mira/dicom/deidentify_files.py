@@ -18,6 +18,7 @@ from mira.dicom.burned_in import suspected, suspected_in_slice
 from mira.dicom.confidentiality import EDITION
 from mira.dicom.deidentify import Deidentifier
 from mira.dicom.headers import tolerant
+from mira.dicom.pixels import decoded
 from mira.dicom.reasons import Reason, Refused
 from mira.dicom.scan import modality_code, read_header
 from mira.dicom.triage import RT_STRUCTURES, SECONDARY_CAPTURE, sop_class, triage
@@ -160,10 +161,7 @@ def _read(file: Path) -> tuple[Dataset, NDArray[Any] | None]:
         return dataset, None
     if "PixelData" not in dataset:
         raise Refused(Reason.NO_PIXELS)
-    try:
-        return dataset, np.asarray(dataset.pixel_array)
-    except Exception as error:
-        raise Refused(Reason.UNDECODABLE) from error
+    return dataset, decoded(dataset)
 
 
 def text_suspected(images: list[NDArray[Any]]) -> bool:

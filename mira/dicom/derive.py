@@ -1,5 +1,6 @@
 """Derived series: new voxels on the geometry of a source series, in the same study, as the source's own kind of image.
 
+A frame of an enhanced CT or MR becomes a classic single-frame image (`mira.dicom.classic`).
 The derived series says what was done, by what, from which images; it keeps what viewers and SUV software need, and
 drops what is no longer true. It carries the patient, as its source does: it belongs beside it, nowhere else.
 """
@@ -18,9 +19,10 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from mira import __version__
 from mira.dicom import headers as h
+from mira.dicom.classic import as_classic, target_class
 from mira.dicom.headers import tolerant
 from mira.dicom.stored import Stored, encode
-from mira.dicom.triage import CLASSIC, sop_class
+from mira.dicom.triage import CLASSIC, is_enhanced, sop_class
 from mira.dicom.volume import SeriesVolume
 from mira.errors import DataRejected
 from mira.progress import track
@@ -159,10 +161,10 @@ def _check(source: SeriesVolume, voxels: NDArray[np.float32], out: Path) -> None
     if out.exists():
         raise DataRejected(f"{out} exists already. Give another folder, or remove it first.")
     for header in source.headers:
-        if sop_class(header) not in CLASSIC:
+        if not target_class(header):
             raise DataRejected(
-                "A derived series of an enhanced multi-frame image cannot be written yet. Convert the source to "
-                "classic single-frame images first (for example with dcm4che's emf2sf)."
+                "A derived series of an enhanced PET cannot be written: the classic PET image demands times and counts "
+                "that its frames do not state. Take the classic single-frame series of the same scan."
             )
 
 
@@ -170,8 +172,8 @@ def _derive(
     source: Dataset, values: Stored, purpose: Derivation, uids: tuple[str, str], number: int, moment: datetime
 ) -> FileDataset:
     """One derived slice."""
-    dataset = FileDataset("", _copy(source), preamble=b"\0" * 128)
-    dataset.SOPClassUID = sop_class(source)
+    dataset = FileDataset("", _copy(as_classic(source)), preamble=b"\0" * 128)
+    dataset.SOPClassUID = target_class(source)
     dataset.SOPInstanceUID = generate_uid()
     dataset.StudyInstanceUID, dataset.SeriesInstanceUID = uids
     meta = FileMetaDataset()
@@ -270,7 +272,7 @@ def _image_type(source: Dataset) -> list[str]:
 
     A PET image may only be PRIMARY (PS3.3 C.8.9.4.1.1).
     """
-    modality = Modality.from_dicom(CLASSIC[sop_class(source)])
+    modality = Modality.from_dicom(CLASSIC[target_class(source)])
     rest = h.values(source, "ImageType")[2:]
     if not rest and modality is not Modality.PET:
         rest = ["AXIAL" if modality is Modality.CT else "OTHER"]
@@ -288,6 +290,8 @@ def _source_reference(source: Dataset) -> Dataset:
     item = Dataset()
     item.ReferencedSOPClassUID = sop_class(source)
     item.ReferencedSOPInstanceUID = h.text(source, "SOPInstanceUID") or generate_uid()
+    if is_enhanced(source):
+        item.ReferencedFrameNumber = int(h.number(source, "InstanceNumber") or 1)
     item.SpatialLocationsPreserved = "YES"
     purpose = _code("121322", "Source image for image processing operation", "DCM")
     item.PurposeOfReferenceCodeSequence = DicomSequence([purpose])

@@ -15,7 +15,8 @@ from pydicom.sequence import Sequence
 
 from mira.dicom.raw import raw_text
 
-CODE = re.compile(r"[A-Za-z0-9 ._+\-/^&()]{1,64}")
+CODE = re.compile(r"[A-Za-z0-9 ._+\-/&()]{1,64}")
+"""No caret: it divides a person's name."""
 UID = re.compile(r"[0-9]+(\.[0-9]+)+")
 PLACEHOLDER = re.compile(r"[\s*?_.\-xX0]*|anonym(ous|ized|ised|e)?|unknown|none|n/?a", re.IGNORECASE)
 

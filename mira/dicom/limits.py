@@ -6,6 +6,7 @@ the header does, and a deflated data set can unpack to a thousand times its leng
 
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_fragments
@@ -90,16 +91,28 @@ def check_inflated(path: Path) -> None:
         if start[128:132] != b"DICM" or found < 0:
             return
         stream.seek(_end_of_meta(start))
-        unpacker, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
-        while chunk := stream.read(65536):
-            while chunk:
-                try:
-                    total += len(unpacker.decompress(chunk, 2**20))
-                except zlib.error as error:
-                    raise Refused(Reason.UNREADABLE) from error
-                if total > MOST_INFLATED_BYTES:
-                    raise Refused(Reason.UNREADABLE, "the deflated file unpacks to an unreasonable size")
-                chunk = unpacker.unconsumed_tail
+        check_inflated_stream(stream)
+
+
+def check_inflated_stream(stream: BinaryIO) -> None:
+    """Make sure that a deflated data set unpacks to a bearable size.
+
+    Args:
+        stream: at the beginning of the data set.
+
+    Raises:
+        Refused: when it does not, or is damaged.
+    """
+    unpacker, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    while chunk := stream.read(65536):
+        while chunk:
+            try:
+                total += len(unpacker.decompress(chunk, 2**20))
+            except zlib.error as error:
+                raise Refused(Reason.UNREADABLE) from error
+            if total > MOST_INFLATED_BYTES:
+                raise Refused(Reason.UNREADABLE, "the deflated file unpacks to an unreasonable size")
+            chunk = unpacker.unconsumed_tail
 
 
 def _end_of_meta(start: bytes) -> int:

@@ -24,6 +24,7 @@ from pydicom.uid import (
 )
 
 from mira.dicom import headers as h
+from mira.dicom.archive import PASSING
 from mira.dicom.elements import Fetched, fetch
 from mira.dicom.frames import frame_headers
 from mira.dicom.limits import check_inflated, check_sizes
@@ -81,10 +82,13 @@ def read_slices(path: Path, fetched: Fetched | None = None) -> Content:
 
     Raises:
         Refused: when it is no acquired image, or its pixels cannot be decoded as the header declares.
+        OSError: when disk or network fail, which is no property of the file.
     """
     try:
         fetched = fetched or fetch(path)
     except OSError as error:
+        if error.errno in PASSING:
+            raise
         raise Refused(Reason.UNREADABLE) from error
     native = fetched.native
     if native is not None and not is_enhanced(native.header):
@@ -94,17 +98,13 @@ def read_slices(path: Path, fetched: Fetched | None = None) -> Content:
     try:
         dataset = dcmread(path, force=True)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in PASSING:
+            raise
         raise Refused(Reason.UNREADABLE) from error
     triage(dataset)
     if not _has_pixels(dataset):
         raise Refused(Reason.UNDECODABLE if PIXEL_DATA_TAG in path.read_bytes() else Reason.NO_PIXELS)
-    _name_syntax(dataset)
-    check_sizes(dataset)
-    try:
-        dataset.pixel_array_options(decoding_plugin=_plugin(dataset))
-        stored = np.asarray(dataset.pixel_array)
-    except Exception as error:
-        raise Refused(Reason.UNDECODABLE) from error
+    stored = decoded(dataset)
     for keyword in PIXEL_KEYWORDS:
         if keyword in dataset:
             delattr(dataset, keyword)
@@ -117,6 +117,21 @@ def read_slices(path: Path, fetched: Fetched | None = None) -> Content:
     pairs = list(zip(headers, images, strict=True))
     slices = [Slice(header, image, path, _digest(image)) for header, image in pairs if isinstance(header, Dataset)]
     return Content(slices, [header for header in headers if isinstance(header, Refused)])
+
+
+def decoded(dataset: Dataset) -> NDArray[Any]:
+    """Stored values of an image with its pixel data, [rows, columns] or [frames, rows, columns].
+
+    Raises:
+        Refused: when the pixels cannot be decoded, or cannot be what the header declares; no memory is taken for them.
+    """
+    _name_syntax(dataset)
+    check_sizes(dataset)
+    try:
+        dataset.pixel_array_options(decoding_plugin=_plugin(dataset))
+        return np.asarray(dataset.pixel_array)
+    except Exception as error:
+        raise Refused(Reason.UNDECODABLE) from error
 
 
 def _digest(stored: NDArray[Any]) -> bytes:
@@ -161,7 +176,7 @@ def rescale(piece: Slice, modality: Modality, out: NDArray[np.float32]) -> set[s
     Raises:
         Refused: when the scale is not known.
     """
-    slope, intercept = h.number(piece.header, "RescaleSlope"), h.number(piece.header, "RescaleIntercept")
+    slope, intercept = (_stated(piece.header, keyword) for keyword in ("RescaleSlope", "RescaleIntercept"))
     if h.items(piece.header, "ModalityLUTSequence"):
         raise Refused(Reason.NO_RESCALE, "the values go through a look-up table")
     if modality is Modality.CT:
@@ -175,6 +190,14 @@ def rescale(piece: Slice, modality: Modality, out: NDArray[np.float32]) -> set[s
     else:  # in double precision, so that every value is the nearest float32 to what the header says
         out[...] = piece.stored * slope + intercept
     return _clear_padding(piece, modality, slope, intercept, out)
+
+
+def _stated(header: Dataset, keyword: str) -> float | None:
+    """A number of the rescale, None when it is absent; one that is there and is none must not pass for absent."""
+    number = h.number(header, keyword)
+    if number is None and h.text(header, keyword):
+        raise Refused(Reason.NO_RESCALE, f"{keyword} is no number")
+    return number
 
 
 def _clear_padding(

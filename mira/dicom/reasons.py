@@ -13,6 +13,7 @@ class Reason(StrEnum):
     DIRECTORY = "dicom-directory"
     MISSING_FILE = "missing-file"
     UNSAFE_ARCHIVE = "unsafe-archive"
+    UNREADABLE_FOLDER = "unreadable-folder"
     NOT_AN_IMAGE = "not-an-image"
     OTHER_MODALITY = "other-modality"
     SECONDARY_CAPTURE = "secondary-capture"
@@ -57,6 +58,7 @@ TEXTS: dict[Reason, str] = {
     Reason.DIRECTORY: "a DICOMDIR is an index and holds no images itself",
     Reason.MISSING_FILE: "the DICOMDIR names a file that is not there",
     Reason.UNSAFE_ARCHIVE: "the zip file is damaged, encrypted or unpacks to an unreasonable size",
+    Reason.UNREADABLE_FOLDER: "a folder that is a link or cannot be listed: name the folder itself, let this user read it",
     Reason.NOT_AN_IMAGE: "not an image (report, plan, dose, contours, waveform or other object)",
     Reason.OTHER_MODALITY: "not a CT, PET or MR image",
     Reason.SECONDARY_CAPTURE: "a secondary capture (screenshot or page), not scanner data",

@@ -12,11 +12,12 @@ from pydicom.tag import BaseTag
 
 from mira.dicom import elements
 from mira.dicom import headers as h
-from mira.dicom.archive import Opened
+from mira.dicom.archive import PASSING, Opened
 from mira.dicom.headers import tolerant
 from mira.dicom.limits import check_inflated
 from mira.dicom.reasons import Reason, Refused
 from mira.dicom.triage import RT_STRUCTURES, sop_class, triage
+from mira.dicom.vocabulary import MODALITIES
 from mira.progress import track
 
 LAST_TAG = 0x00280301
@@ -162,6 +163,7 @@ def read_header(path: Path) -> Dataset:
 
     Raises:
         Refused: when the file is not DICOM, is a DICOMDIR, or its header is damaged.
+        OSError: when disk or network fail, which is no property of the file.
     """
     try:
         with path.open("rb") as stream:
@@ -179,6 +181,8 @@ def read_header(path: Path) -> Dataset:
     except Refused:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in PASSING:
+            raise
         raise Refused(Reason.UNREADABLE) from error
     if sop_class(header) == DIRECTORY or "DirectoryRecordSequence" in header:
         raise Refused(Reason.DIRECTORY)
@@ -208,9 +212,9 @@ def pixels_of(header: Dataset) -> int:
 
 
 def modality_code(header: Dataset) -> str:
-    """The Modality attribute when it looks like one of the standard's codes: at most 10 capital letters."""
+    """The Modality attribute when it is one of the standard's codes: anything else may be anybody's name."""
     value = h.text(header, "Modality").upper()
-    return value if value.isalpha() and value.isascii() and len(value) <= 10 else ""
+    return value if value in MODALITIES else ""
 
 
 def series_of(files: Iterable[Path]) -> list[FoundSeries]:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from dicomweb_client import DICOMwebClient
 from pydicom import dcmread
 from pydicom.uid import RLELossless
 
@@ -160,6 +161,17 @@ def test_the_query_narrows_what_is_brought(inbox):
         assert fetch(pacs, inbox, Query(study_date="20250101-")).series == 0
         assert fetch(pacs, inbox, Query(limit=1)).stored == 4
         assert fetch(pacs, inbox, Query(limit=1)).stored == 1  # CT, MR and PT are here: the structure set comes
+
+
+@pytest.mark.parametrize("answer", [{}, ["Zyxwvut"], [{"0020000D": "Zyxwvut"}], [{"0020000D": {"Value": {}}}]])
+def test_json_that_is_no_dicom_is_refused_or_holds_nothing(inbox, monkeypatch, answer):
+    monkeypatch.setattr(DICOMwebClient, "search_for_studies", lambda *_, **__: answer)
+    with serving() as pacs:
+        if isinstance(answer, list) and isinstance(answer[0], dict):
+            assert fetch(pacs, inbox).series == 0
+        else:
+            with pytest.raises(DataRejected, match="no DICOM JSON"):
+                fetch(pacs, inbox)
 
 
 @pytest.mark.parametrize("options", [{"page": 7}, {"offsets": False}])

@@ -101,7 +101,7 @@ def test_what_is_no_whole_image_of_ours_is_refused_with_its_reason():
 
 
 def test_a_deflated_bomb_is_refused_before_it_is_unpacked(monkeypatch):
-    monkeypatch.setattr("components.receive.objects.MOST_INFLATED_BYTES", 10_000_000)
+    monkeypatch.setattr("mira.dicom.limits.MOST_INFLATED_BYTES", 10_000_000)
     bomb = make_header()
     bomb.PixelData = b"\0" * 20_000_000
     stream = io.BytesIO()

@@ -13,11 +13,13 @@ import pytest
 import yaml
 
 from components.ingest.step import IngestConfig
+from components.receive import drop
 from components.receive.inbox import Inbox
 from components.receive.senders import parse_senders
 from components.receive.storescp import Receiver, receiving
 from components.receive.watch import Watch, watching
 from mira.cases import iterate_cases
+from mira.dicom.headers import tolerant
 from mira.errors import ConfigurationError
 from mira.storage import hash_tree, read_json
 from tests.bench_sites import BENCH, LOCAL
@@ -310,3 +312,22 @@ def test_real_scans_sent_by_an_independent_sender_end_in_cases(tmp_path):
     assert all(site["voxels_in"] == site["voxels_out"] > 0 for site in summary.values())
     assert set(said) >= {f"{site}: {count} objects stored, 0 there before" for site, count in sent.items()}
     assert set(said) >= {f"{site}: 0 objects stored, {count} there before" for site, count in sent.items()}
+
+
+def test_a_file_that_is_written_again_while_it_is_taken_stays(tmp_path, monkeypatch):
+    first = make_series(tmp_path / "drop" / "alpha", slices=1)[0]
+    other = make_series(tmp_path / "other", slices=1, SliceThickness=7)[0].read_bytes()
+    real = drop.examine
+
+    def examine(content):
+        first.write_bytes(other)
+        return real(content)
+
+    inbox = Inbox(tmp_path / "inbox")
+    with tolerant():
+        with monkeypatch.context() as busy:
+            busy.setattr(drop, "examine", examine)
+            assert drop.Drop(tmp_path / "drop", inbox, -1).take(["alpha"]).stored == 1
+        assert first.read_bytes() == other
+        assert drop.Drop(tmp_path / "drop", inbox, -1).take(["alpha"]).stored == 1
+    assert not first.exists()

@@ -1,6 +1,7 @@
 """The restore step: which series it takes, what it delivers, and what its report may hold."""
 
 import json
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -105,9 +106,9 @@ def test_without_simulation_the_scan_itself_is_restored(tmp_path, sites, local):
 
 
 def test_the_choice_does_not_depend_on_the_order_of_files(sites, tmp_path):
-    chosen, _ = choose([site for site in load_sites(sites).sites if site.role == "local"], Modality.CT)
+    chosen, _ = choose([site for site in load_sites(sites).sites if site.role == "local"], Modality.CT, ExitStack())
     assert len(chosen.volume.files) == 6
-    missing, why = choose([site for site in load_sites(sites).sites if site.id == "one"], Modality.MR)
+    missing, why = choose([site for site in load_sites(sites).sites if site.id == "one"], Modality.MR, ExitStack())
     assert missing is None
     assert "no usable MR series" in why
 

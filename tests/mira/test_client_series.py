@@ -1,6 +1,7 @@
 """Files through the client: DICOM series to derived series, NIfTI to NIfTI, the verb."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,10 +10,14 @@ from pydicom import dcmread
 from mira.cli import main
 from mira.client import LocalRestorer
 from mira.client.series import restore_all, restore_nifti, restore_series
+from mira.dicom.volume import read_series
 from mira.errors import DataRejected
 from mira.tasks import Modality
 from mira.volume import Volume, read_nifti, write_nifti
-from tests.mira.dicom_synthetic import make_header, pixels, write
+from tests.dicom_checks import dciodvfy_messages
+from tests.mira.dicom_enhanced import enhanced
+from tests.mira.dicom_synthetic import CLASSES, make_header, pixels, write
+from tests.mira.test_client_send import archive
 from tests.triton.tiny_network import describe, tiny_network
 
 SIZE = (40, 36)
@@ -111,3 +116,104 @@ def test_verb_exit_codes(tmp_path, network, capsys):
     assert main(["restore", str(tmp_path / "x.nii"), *model]) == 2
     assert "--modality" in capsys.readouterr().err
     assert main(["restore", str(tmp_path / "empty"), *model]) == 3
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR"])
+def test_frames_of_an_enhanced_image_become_classic_images_that_name_their_frame(tmp_path, identity, modality):
+    (tmp_path / "in").mkdir()
+    source = enhanced(modality, 4)
+    source.save_as(tmp_path / "in" / "all.dcm", enforce_file_format=False)
+    delivered = restore_series(identity, tmp_path / "in", tmp_path / "out")
+    assert len(delivered.files) == 4
+    for number, path in enumerate(delivered.files, start=1):
+        written = dcmread(path)
+        assert written.SOPClassUID == CLASSES[modality]
+        reference = written.SourceImageSequence[0]
+        assert (reference.ReferencedSOPInstanceUID, reference.ReferencedFrameNumber) == (source.SOPInstanceUID, number)
+        assert written.ImagePositionPatient == [0, 0, 3.0 * (number - 1)]
+        slope, intercept = float(written.get("RescaleSlope", 1)), float(written.get("RescaleIntercept", 0))
+        values = source.pixel_array[number - 1] * float(number) + (-1000 if modality == "CT" else 0)
+        assert np.abs(written.pixel_array * slope + intercept - values).max() <= slope / 2
+        assert "NumberOfFrames" not in written
+        assert "SharedFunctionalGroupsSequence" not in written
+    if shutil.which("dciodvfy"):
+        assert [line for line in dciodvfy_messages(delivered.files[2]) if line.startswith("Error")] == []
+
+
+def test_an_enhanced_pet_is_refused_with_the_reason(tmp_path, identity):
+    (tmp_path / "in").mkdir()
+    enhanced("PT", 4).save_as(tmp_path / "in" / "all.dcm", enforce_file_format=False)
+    with pytest.raises(DataRejected, match="enhanced PET"):
+        restore_series(identity, tmp_path / "in", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("padding", "declared", "written"),
+    [(-2000, True, -3024.0), (-2000, False, -3024.0), (-32768, True, None), (0, True, -1024.0)],
+)
+def test_padding_of_a_ct_is_padding_again(tmp_path, padding, declared, written):
+    """Stored -2000 is -3024 HU; -32768 would cost the measured pixels their precision and takes the lowest value."""
+    corner = np.zeros(SIZE, bool)
+    corner[:9, :7] = True
+    stored = [np.where(corner, padding, pixels(number, SIZE)).astype(np.int16) for number in range(4)]
+    changes = {"PixelPaddingValue": padding} if declared else {}
+    write(tmp_path / "in", [make_header("CT", n, stored[n], **changes) for n in range(4)])
+    with LocalRestorer(tiny_network(tmp_path / "model.onnx", gain=0.2), threads=1) as restorer:  # changes every value
+        files = restore_series(restorer, tmp_path / "in", tmp_path / "out").files
+    for path in files:
+        after = dcmread(path)
+        values = after.pixel_array * float(after.RescaleSlope) + float(after.RescaleIntercept)
+        assert float(after.RescaleSlope) == 0.125
+        if written is not None:
+            assert (values[corner] == written).all()
+        assert ("PixelPaddingValue" in after) == declared
+        if declared:
+            assert (after.pixel_array[corner] == after.PixelPaddingValue).all()
+        if padding:  # a scanner that pads with air does not tell the two apart
+            assert values[~corner].min() > values[corner].max()
+
+
+@pytest.mark.parametrize("modality", ["PT", "MR"])
+def test_padding_below_zero_is_padding_again_in_pet_and_mr(tmp_path, identity, modality):
+    corner = np.zeros(SIZE, bool)
+    corner[:, -5:] = True
+    stored = [np.where(corner, -32768, pixels(number, SIZE)).astype(np.int16) for number in range(4)]
+    source = [make_header(modality, n, stored[n], PixelPaddingValue=-32768) for n in range(4)]
+    files = restore_series(identity, write(tmp_path / "in", source)[0].parent, tmp_path / "out").files
+    for before, path in zip(source, files, strict=True):
+        after = dcmread(path)
+        assert (after.pixel_array[corner] == after.PixelPaddingValue).all()
+        assert (after.pixel_array[~corner] != after.PixelPaddingValue).all()
+        slopes = [float(ds.get("RescaleSlope", 1)) for ds in (before, after)]
+        difference = np.abs(after.pixel_array * slopes[1] - before.pixel_array * slopes[0])[~corner]
+        assert difference.max() <= slopes[1] / 2 * 1.001
+
+
+def test_a_source_that_is_gone_before_its_padding_was_kept_is_an_error(tmp_path, identity):
+    stored = np.full(SIZE, -2000, np.int16)
+    stored[5:] = 100
+    files = write(tmp_path / "in", [make_header("CT", n, stored, PixelPaddingValue=-2000) for n in range(4)])
+    source = read_series(files)
+    files[1].unlink()
+    with pytest.raises(DataRejected, match="padding would be lost"):
+        restore_series(identity, source, tmp_path / "out")
+
+
+def test_descriptions_keep_whole_words(tmp_path, identity):
+    long = "CT Thorax Abdomen Pelvis portal venous phase 5.0 Br38f"
+    series(tmp_path / "in", "CT", SeriesDescription=long)
+    text = dcmread(restore_series(identity, tmp_path / "in", tmp_path / "out").files[0]).SeriesDescription
+    assert text == "CT Thorax Abdomen Pelvis portal... (MIRA-Net, research use)"
+
+
+def test_the_verb_sends_what_it_restored(tmp_path, network, capsys):
+    series(tmp_path / "in", "CT", slices=3)
+    common = ["restore", str(tmp_path / "in"), "--model", str(network)]
+    with archive(lambda number: 0x0000) as (peer, got):
+        where = f"ARCHIVE@127.0.0.1:{peer.port}"
+        assert main([*common, "--out", str(tmp_path / "out"), "--send", where]) == 0
+    assert "3 files sent" in capsys.readouterr().out
+    assert len(set(got)) == 3
+    assert main([*common, "--out", str(tmp_path / "none"), "--send", "nowhere"]) == 2
+    assert not (tmp_path / "none").exists()

@@ -3,6 +3,7 @@
 import argparse
 import io
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from pydicom import dcmread
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
 from pydicom.tag import Tag
-from pydicom.uid import UID
+from pydicom.uid import UID, RLELossless
 
 from mira.dicom import clean_values as clean
 from mira.dicom.confidentiality import BASIC, BIRTH, DEFAULT, Action, Retain, action
@@ -244,6 +246,23 @@ def test_burned_in_text_is_not_passed_on_unless_somebody_vouches(tmp_path):
     assert [len(item["content"]) for item in report["refused"]] == [12] * 4
 
 
+def test_a_header_that_claims_a_huge_image_takes_no_memory(tmp_path):
+    image = make_header("CT", 0, Rows=30000, Columns=30000)
+    image.file_meta.TransferSyntaxUID = RLELossless
+    segment = b"\x81\x00" * 200
+    places = [2, 64, 64 + len(segment)]
+    head = b"".join(place.to_bytes(4, "little") for place in places).ljust(64, b"\0")
+    image.PixelData = encapsulate([head + segment + segment])
+    image["PixelData"].VR, image["PixelData"].is_undefined_length = "OB", True
+    write(tmp_path / "in", [image])
+    tracemalloc.start()
+    outcome = deidentify_tree(tmp_path / "in", tmp_path / "out", Deidentifier(NAMES))
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert outcome.reasons == {"undecodable": 1}
+    assert most < 50_000_000
+
+
 def test_copies_are_valid_dicom(tmp_path):
     make_series(
         tmp_path / "in", "CT", PositionReferenceIndicator="", PatientPosition="HFS", BodyPartExamined="CHEST",
@@ -275,6 +294,17 @@ def test_no_name_id_or_date_comes_through_any_attribute(tag, value, vr, retain):
         said = made.to_json(bulk_data_threshold=1, bulk_data_element_handler=lambda element: "").upper()
     for secret in ("JANE", "DOE", "20200102", '"P-1"'):
         assert secret not in said
+
+
+@pytest.mark.parametrize(("value", "expected"), [(b"1\\2", [1, 2]), (b"P-1\\DOE", None), (b"1\\DOE", None)])
+def test_of_numbers_that_are_none_in_part_nothing_stays(value, expected):
+    source = make_header("MR")
+    tag = Tag("EchoTime")
+    source[tag] = RawDataElement(tag, "DS", len(value), value, 0, False, True)
+    with tolerant():
+        made = Deidentifier(NAMES, DEFAULT)(source, source.pixel_array)
+    assert made[tag].value == expected
+    made.to_json()  # a blank among numbers cannot be written
 
 
 @pytest.mark.parametrize(

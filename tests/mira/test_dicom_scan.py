@@ -1,5 +1,7 @@
 """Finding DICOM in what hospitals send, and listing the rest with a reason."""
 
+import errno
+import os
 import zipfile
 from pathlib import Path
 
@@ -89,6 +91,50 @@ def test_bomb_and_damaged_zip_are_refused(tmp_path):
     assert [item.reason for item in look(tmp_path).rejected] == [Reason.UNSAFE_ARCHIVE] * 2
 
 
+def test_of_a_zip_that_is_damaged_in_its_middle_nothing_is_taken(tmp_path):
+    files = make_series(tmp_path / "in", slices=8)
+    (tmp_path / "send").mkdir()
+    archive = tmp_path / "send" / "export.zip"
+    with zipfile.ZipFile(archive, "w") as content:
+        for file in files:
+            content.write(file, file.name)
+        place = content.infolist()[5].header_offset
+    damaged = bytearray(archive.read_bytes())
+    damaged[place + 400] ^= 0xFF
+    archive.write_bytes(damaged)
+    found = look(archive.parent)
+    assert [item.reason for item in found.rejected] == [Reason.UNSAFE_ARCHIVE]
+    assert found.series == []  # five of eight slices would have looked like a series
+
+
+def test_a_full_disk_is_no_damage_of_a_zip(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "export.zip", "w") as content:
+        content.write(make_series(tmp_path / "in")[0], "a")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("mira.dicom.archive._copy", full)
+    with pytest.raises(OSError, match="No space"):
+        look(tmp_path / "export.zip")
+
+
+def test_a_folder_that_cannot_be_listed_is_no_empty_one(tmp_path, monkeypatch):
+    make_series(tmp_path / "open")
+    make_series(tmp_path / "closed")
+    (tmp_path / "link").symlink_to(tmp_path / "open")
+    real = os.scandir
+
+    def scandir(path):
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    found = look(tmp_path)
+    assert (found.files, [item.reason for item in found.rejected]) == (4, [Reason.UNREADABLE_FOLDER] * 2)
+
+
 def test_dicomdir_gives_its_files_and_names_missing_ones(tmp_path):
     fileset = FileSet()
     for path in make_series(tmp_path / "in"):
@@ -116,6 +162,15 @@ def test_dicomdir_cannot_lead_out_of_its_folder(tmp_path):
     found = look(index)
     assert not found.series
     assert Reason.MISSING_FILE in [item.reason for item in found.rejected]
+
+
+def test_dicomdir_may_name_what_no_file_can_be_called(tmp_path):
+    entry = Dataset()
+    entry.ReferencedFileID = ["DOE" * 100]
+    index = make_header("CT", 0, DirectoryRecordSequence=[entry])
+    del index.PixelData
+    write(tmp_path, [index])[0].rename(tmp_path / "DICOMDIR")
+    assert [item.reason for item in look(tmp_path / "DICOMDIR").rejected] == [Reason.MISSING_FILE]
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,17 @@ def test_affine_maps_every_pixel_to_where_the_headers_say(tmp_path_factory, angl
     np.testing.assert_allclose(found.volume.spacing, (gap, 1.5, 0.5), rtol=1e-5)
 
 
+@pytest.mark.parametrize("keyword", ["RescaleSlope", "RescaleIntercept"])
+def test_a_rescale_that_is_no_number_does_not_pass_for_none(tmp_path, keyword):
+    headers = [make_header("MR", number) for number in range(4)]
+    for header in headers:
+        header.add_new(keyword, "LO", "2,5")
+    with pytest.raises(Refused) as refusal:
+        read_series(write(tmp_path, headers))
+    assert refusal.value.reason is Reason.NO_RESCALE
+    assert keyword in refusal.value.detail
+
+
 @pytest.mark.parametrize(("padding", "representation"), [(-2000, 1), (63536, 1)])
 def test_padding_becomes_air_with_a_warning(tmp_path, padding, representation):
     files = []

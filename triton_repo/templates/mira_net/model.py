@@ -48,8 +48,8 @@ def check(inputs: Arrays, trained: list[int], largest_batch: int) -> None:
         )
     if image.size > LARGEST_REQUEST:
         raise InvalidRequestError(
-            f"image has {image.size} pixels in all; a request takes {LARGEST_REQUEST}. Send fewer slices, or overlapping "
-            "tiles that share one instruction."
+            f"image has {image.size} pixels in all; a request takes {LARGEST_REQUEST}. Send fewer slices, or "
+            "overlapping tiles that share one instruction."
         )
     if not np.isfinite(image).all():
         raise InvalidRequestError("image holds NaN or infinite values; replace them before sending.")

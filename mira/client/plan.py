@@ -1,0 +1,252 @@
+"""What has to be asked of the network to restore a volume, and what its answers make; no word of how it is asked.
+
+`restoration` is a generator: it yields lists of batches and is sent the answers, so that threads and asyncio drive the
+very same procedure.
+"""
+
+from collections import Counter
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mira.client.engines import LARGEST_BATCH, LARGEST_REQUEST, Answer, Batch, Floats
+from mira.errors import ConfigurationError, DataRejected, ServingFailed
+from mira.tasks import Modality
+from mira.tiles import Tile, join, tiles
+
+SERVED_SIDE = 32  # the smallest that the network takes; smaller slices are padded and cropped again
+SMALLEST_SIDE = 16
+LARGEST_SLICE = LARGEST_REQUEST // 2  # pixels; beyond it a slice travels as tiles
+TILE_SIDE = 1024
+TRIES = 3  # of a whole volume while the served version changes
+# what the network restores, in native units (MR: in units of mr_scale); what lies beyond passes through untouched
+TRAINED_RANGE = {Modality.CT: (-1433.0, 3071.0), Modality.PET: (-1.0, 30.0), Modality.MR: (-0.05, 2.0)}
+BEYOND_RANGE = 0.01  # share of voxels
+UNSURE = 0.6  # probability of the likeliest modality
+
+Steps = Generator[list[Batch], list[Answer], "Restored"]
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A restored volume and what the network saw in it.
+
+    Attributes:
+        voxels: float32 [slices, rows, columns], in the unit of the input.
+        modality_probability: float32 [slices, 3], the network's own estimate, in the order of `Modality`.
+        degradation: float32 [slices], its estimate of how degraded each slice was, 0 to 1.
+        instruction: float32 [D], the instruction that all slices shared; the mean one where they did not share.
+        model: name of the network.
+        version: its version, "" when it has none.
+        warnings: what a user should know, in words free of patient data.
+    """
+
+    voxels: Floats
+    modality_probability: Floats
+    degradation: Floats
+    instruction: Floats
+    model: str
+    version: str
+    warnings: list[str]
+
+
+class Plan:
+    """The batches of one volume.
+
+    Args:
+        volume: float32 [slices, rows, columns].
+        modality: its modality.
+        scale: its robust intensity scale; 1 for CT and PET.
+        tile_side: side of the tiles of slices that are too large for one request.
+    """
+
+    def __init__(self, volume: Floats, modality: Modality, scale: float, tile_side: int = TILE_SIDE) -> None:
+        self.shape = volume.shape
+        self._volume, self._modality, self._scale = padded(volume), modality.number, scale
+        rows, columns = self._volume.shape[1:]
+        whole = Tile(0, rows, 0, columns)
+        self.tiles = [whole] if rows * columns <= LARGEST_SLICE else tiles(rows, columns, tile_side)
+
+    def batches(self, instruction: Floats | None) -> list[Batch]:
+        """All batches: tile by tile, slices in order."""
+        return [
+            self._batch(range(start, min(start + step, len(self._volume))), tile, instruction)
+            for tile in self.tiles
+            for step in (batch_size(tile.bottom - tile.top, tile.right - tile.left),)
+            for start in range(0, len(self._volume), step)
+        ]
+
+    def probes(self) -> list[Batch]:
+        """Batches whose estimated instructions make the shared one: up to eight slices, or tiles of slices.
+
+        Tiles are probed at full resolution, since noise and blur, which the network looks for, would be gone from a
+        scaled-down slice; those with the most structure are taken, since a tile of air says nothing.
+        """
+        chosen = probe_slices(len(self._volume))
+        if len(self.tiles) == 1:
+            step = batch_size(*self._volume.shape[1:])
+            return [
+                self._batch(chosen[start : start + step], self.tiles[0], None) for start in range(0, len(chosen), step)
+            ]
+        places = [(int(index), tile) for index in chosen for tile in self.tiles]
+        spread = [float(self._volume[(index, *tile.window)].std()) for index, tile in places]
+        best = np.argsort(spread)[::-1][:LARGEST_BATCH]
+        return [self._batch([places[place][0]], places[place][1], None) for place in sorted(best)]
+
+    def _batch(self, indices: Sequence[int] | NDArray[np.intp], tile: Tile, instruction: Floats | None) -> Batch:
+        image = self._volume[(np.asarray(indices), slice(None), slice(None))][(slice(None), *tile.window)]
+        weight = 0.0 if instruction is None else 1.0
+        return Batch(image[:, None], self._modality, self._scale, instruction, weight)
+
+    def joined(self, answers: list[Answer]) -> tuple[Floats, Floats, Floats, Floats]:
+        """Voxels, modality probabilities, degradations and instructions [slices, ...] of the answers to `batches`."""
+        count, rows, columns = self.shape
+        found: list[list[Answer]] = [[]]
+        for answer in answers:
+            if sum(len(one.restored) for one in found[-1]) == count:
+                found.append([])
+            found[-1].append(answer)
+        per_tile = [np.concatenate([answer.restored[:, 0] for answer in part]) for part in found]
+        height, width = self._volume.shape[1:]
+        voxels = per_tile[0] if len(found) == 1 else join(zip(self.tiles, per_tile, strict=True), height, width)
+        estimates = [
+            np.mean([np.concatenate([getattr(answer, name) for answer in part]) for part in found], axis=0)
+            for name in ("modality_probability", "degradation", "instruction")
+        ]
+        probability, degradation, instruction = (estimate.astype(np.float32) for estimate in estimates)
+        return np.ascontiguousarray(voxels[:, :rows, :columns]), probability, degradation, instruction
+
+
+def restoration(
+    volume: Floats,
+    modality: Modality,
+    scale: float,
+    instruction: Floats | None,
+    share: bool,
+    model: str,
+    tile_side: int = TILE_SIDE,
+) -> Steps:
+    """Restore a volume: probe it, ask for all of it with the shared instruction, and again if the version changed.
+
+    An instruction means something to the version that gave it and to no other; so all answers, those to the probes
+    included, must come of one version.
+
+    Args:
+        volume: float32 [slices, rows, columns], checked.
+        modality: its modality.
+        scale: its robust intensity scale.
+        instruction: a given instruction [D], or None.
+        share: whether all slices use one instruction; tiles of a slice always do.
+        model: name of the network, for the result.
+        tile_side: side of tiles.
+
+    Raises:
+        ServingFailed: when the served version changed again and again.
+    """
+    plan = Plan(volume, modality, scale, tile_side)
+    for _ in range(TRIES):
+        used, versions = instruction, set[str]()
+        if used is None and (len(plan.tiles) > 1 or (share and len(volume) > 1)):
+            probes = yield plan.probes()
+            used = np.concatenate([answer.instruction for answer in probes]).mean(axis=0)
+            versions |= {answer.version for answer in probes}
+        answers = yield plan.batches(used)
+        versions |= {answer.version for answer in answers}
+        if len(versions) == 1:
+            break
+    else:
+        raise ServingFailed(
+            f"The version of {model} changed while the volume was restored (versions {', '.join(sorted(versions))}), "
+            f"{TRIES} times. Ask for one version, or restore again later."
+        )
+    voxels, probability, degradation, own = plan.joined(answers)
+    warnings = [*disagreement(probability, modality), *out_of_range(volume, modality, scale)]
+    final = own.mean(axis=0) if used is None else used
+    return Restored(voxels, probability, degradation, final, model, versions.pop(), warnings)
+
+
+def check_volume(volume: Floats) -> None:
+    """Raise DataRejected unless a volume can be restored faithfully."""
+    if volume.ndim != 3 or 0 in volume.shape:
+        raise DataRejected(f"A volume has the shape [slices, rows, columns], but this one has {list(volume.shape)}.")
+    if min(volume.shape[1:]) < SMALLEST_SIDE:
+        raise DataRejected(
+            f"Slices of {volume.shape[1]} by {volume.shape[2]} pixels are too small; at least "
+            f"{SMALLEST_SIDE} by {SMALLEST_SIDE} are needed."
+        )
+    if not np.isfinite(volume).all():
+        raise DataRejected("The volume holds NaN or infinite voxels; replace them before restoring.")
+
+
+def as_modality(value: Modality | str) -> Modality:
+    """The modality of a word.
+
+    Raises:
+        ConfigurationError: for an unknown one.
+    """
+    try:
+        return Modality.from_dicom(str(value).upper())
+    except ValueError as error:
+        raise ConfigurationError(f"Modality {value!r} is not known; give CT, PET or MR.") from error
+
+
+def intensity_scale(volume: Floats, modality: Modality, given: float | None) -> float:
+    """The scale to send: 1 for CT and PET, the given or the estimated one for MR."""
+    if modality is not Modality.MR:
+        return 1.0
+    from mira.dicom.units import mr_scale  # brings pydicom, which arrays of other modalities do not need
+
+    scale = mr_scale(volume) if given is None else float(given)
+    if not (np.isfinite(scale) and scale > 0):
+        raise DataRejected("mr_scale must be a positive number: the robust maximum of the MR volume.")
+    return scale
+
+
+def padded(volume: Floats) -> Floats:
+    """Slices grown to the smallest size that the network takes, by repeating their last row and column."""
+    missing = [max(0, SERVED_SIDE - side) for side in volume.shape[1:]]
+    return np.pad(volume, ((0, 0), (0, missing[0]), (0, missing[1])), mode="edge") if any(missing) else volume
+
+
+def probe_slices(count: int) -> NDArray[np.intp]:
+    """Indices of the slices that decide the shared instruction: up to eight, spread over the inner 80 %."""
+    edge = count // 10
+    return np.unique(np.linspace(edge, count - 1 - edge, min(LARGEST_BATCH, count)).round().astype(np.intp))
+
+
+def batch_size(rows: int, columns: int) -> int:
+    """Slices in one request: eight, fewer when they are very large."""
+    return int(np.clip(LARGEST_REQUEST // (rows * columns), 1, LARGEST_BATCH))
+
+
+def disagreement(probability: Floats, modality: Modality) -> list[str]:
+    """Warnings where the network takes the slices for another modality, or for none that it knows."""
+    found, kinds, likeliest = [], list(Modality), probability.max(axis=1)
+    sure = likeliest >= UNSURE
+    wrong = Counter(kinds[index] for index in probability.argmax(axis=1)[sure] if index != modality.number)
+    if wrong:
+        other, count = wrong.most_common(1)[0]
+        found.append(
+            f"modality-disagreement: declared {modality}, but {sum(wrong.values())} of {len(sure)} slices look to the "
+            f"network like another modality ({count} like {other})"
+        )
+    if (~sure).sum() > len(sure) / 2:
+        found.append(
+            f"out-of-distribution: the network cannot tell the modality of {int((~sure).sum())} of {len(sure)} slices; "
+            "they look like nothing that it was trained on"
+        )
+    return found
+
+
+def out_of_range(volume: Floats, modality: Modality, scale: float) -> list[str]:
+    """A warning where many values lie outside what the network was trained on, as in a wrong unit."""
+    low, high = (limit * scale for limit in TRAINED_RANGE[modality])
+    share = float(((volume < low) | (volume > high)).mean())
+    if share <= BEYOND_RANGE:
+        return []
+    return [
+        f"out-of-distribution: {share:.0%} of the values lie outside {low:g} to {high:g}, what the network restores; "
+        "they pass through as they are. Look at the unit."
+    ]

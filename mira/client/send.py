@@ -1,0 +1,237 @@
+"""Sending a restored series back: by C-STORE to an archive, or by STOW-RS to a DICOMweb service.
+
+The files stay where they are, whatever happens; sending them again is safe, since an object keeps its UID. What was
+not taken is named by the archive's status, never by anything of the patient.
+"""
+
+import logging
+import os
+import re
+import time
+import urllib.parse
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mira.dicom.headers import tolerant
+from mira.errors import ConfigurationError, RetryableError
+
+TOKEN = "MIRA_DICOMWEB_TOKEN"  # noqa: S105 - the name of the variable
+ATTEMPTS = 4
+FIRST_PAUSE = 1.0
+OBJECTS_PER_REQUEST = 16
+INSTALL = "pip install 'mira-net[receive]'"
+OUT_OF_RESOURCES = 0xA700
+
+
+@dataclass(frozen=True)
+class Peer:
+    """An archive that takes C-STORE.
+
+    Attributes:
+        title: its AE title.
+        host: its address.
+        port: its TCP port.
+    """
+
+    title: str
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Peer":
+        """From `AET@HOST:PORT`.
+
+        Raises:
+            ConfigurationError: when it is not of that form.
+        """
+        found = re.fullmatch(r"([^@\\]{1,16})@(.+):(\d{1,5})", text.strip())
+        if found is None or not 0 < int(found[3]) < 65536:
+            raise ConfigurationError("Give the archive as AET@HOST:PORT, e.g. ARCHIVE@pacs.example.org:11112.")
+        return cls(found[1].strip(), found[2].strip("[]"), int(found[3]))
+
+
+@dataclass
+class Sent:
+    """What became of the files.
+
+    Attributes:
+        taken: files that the archive has.
+        refused: files that it refused, by its reason.
+        waiting: files that it could not be asked about.
+    """
+
+    taken: list[Path] = field(default_factory=list)
+    refused: dict[str, list[Path]] = field(default_factory=lambda: defaultdict(list))
+    waiting: list[Path] = field(default_factory=list)
+
+    def check(self, where: str) -> None:
+        """Raise RetryableError unless the archive has every file."""
+        if not self.refused and not self.waiting:
+            return
+        reasons = [f"{len(paths)} refused ({reason})" for reason, paths in self.refused.items()]
+        reasons += [f"{len(self.waiting)} not sent"] if self.waiting else []
+        total = len(self.taken) + len(self.waiting) + sum(map(len, self.refused.values()))
+        raise RetryableError(
+            f"{where} has {len(self.taken)} of {total} files: {', '.join(reasons)}. The restored files are on the "
+            "disk; send them again with `mira send`."
+        )
+
+
+def check_where(where: str) -> None:
+    """Raise ConfigurationError unless `where` is an address that `send` takes; nothing is sent."""
+    if "://" in where:
+        _headers(where)
+    else:
+        Peer.parse(where)
+
+
+def send(files: Sequence[Path], where: str, our_title: str = "MIRA") -> Sent:
+    """Send files to an archive, `AET@HOST:PORT` or the address of a DICOMweb service.
+
+    Args:
+        files: DICOM files.
+        where: the archive.
+        our_title: our AE title.
+
+    Raises:
+        ConfigurationError: for an address that cannot be used, or a missing package.
+        RetryableError: when the archive has not taken every file; which and why is said, and the files are untouched.
+    """
+    is_web = "://" in where
+    sent = stow(files, where) if is_web else c_store(files, Peer.parse(where), our_title)
+    sent.check(urllib.parse.urlsplit(where).hostname or "the service" if is_web else Peer.parse(where).title)
+    return sent
+
+
+def c_store(files: Sequence[Path], peer: Peer, our_title: str = "MIRA", pause: float = FIRST_PAUSE) -> Sent:
+    """Send files by C-STORE; what an association did not get through goes through another one.
+
+    Raises:
+        ConfigurationError: when pynetdicom is not installed.
+    """
+    try:
+        from pynetdicom import AE, _config
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"Sending needs pynetdicom: {INSTALL}.") from error
+    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)  # its loggers print data sets
+    _config.LOG_HANDLER_LEVEL = "none"
+    sent = Sent(waiting=list(files))
+    with tolerant():
+        for attempt in range(ATTEMPTS):
+            entity = AE(ae_title=our_title)
+            for kind in _kinds(sent.waiting):
+                entity.add_requested_context(kind, ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2"])
+            association = entity.associate(peer.host, peer.port, ae_title=peer.title)
+            if association.is_established:
+                _through(association, sent)
+            if not sent.waiting:
+                break
+            if attempt + 1 < ATTEMPTS:
+                time.sleep(pause * 2**attempt)
+    return sent
+
+
+def _kinds(files: Sequence[Path]) -> list[str]:
+    from pydicom import dcmread
+
+    return sorted({str(dcmread(path, specific_tags=["SOPClassUID"]).SOPClassUID) for path in files})
+
+
+def _through(association: Any, sent: Sent) -> None:
+    """Send what waits through one association, as far as it goes."""
+    later = []
+    for path in list(sent.waiting):
+        if not association.is_established:
+            break
+        try:
+            status = association.send_c_store(path).get("Status")
+        except ValueError:  # no presentation context was accepted for this kind of object
+            status = 0x0122
+        if status is None:  # no answer: the association is gone
+            break
+        sent.waiting.remove(path)
+        if status == 0x0000 or status & 0xF000 == 0xB000:  # success, or stored with a warning
+            sent.taken.append(path)
+        elif status & 0xFF00 == OUT_OF_RESOURCES:
+            later.append(path)
+        else:
+            sent.refused[f"status 0x{status:04X}"].append(path)
+    sent.waiting += later
+    if association.is_established:
+        association.release()
+
+
+def stow(files: Sequence[Path], url: str, pause: float = FIRST_PAUSE) -> Sent:
+    """Send files by STOW-RS; a token is read from the environment variable MIRA_DICOMWEB_TOKEN.
+
+    Raises:
+        ConfigurationError: for an address or a token that cannot be used, or a missing package.
+    """
+    try:
+        import requests  # type: ignore[import-untyped]
+        from dicomweb_client.api import DICOMwebClient
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"Sending to a DICOMweb service needs dicomweb-client: {INSTALL}.") from error
+    headers = _headers(url)
+    session = requests.Session()
+    session.trust_env = False  # neither ~/.netrc nor a proxy of the environment may redirect patients' data
+    logging.getLogger("dicomweb_client").setLevel(logging.CRITICAL + 1)
+    client = DICOMwebClient(url.rstrip("/"), session=session, headers=headers, timeout=60)
+    client.set_http_retry_params(retry=False)
+    sent = Sent()
+    with session, tolerant():
+        for start in range(0, len(files), OBJECTS_PER_REQUEST):
+            part = list(files[start : start + OBJECTS_PER_REQUEST])
+            _store(client.store_instances, part, sent, requests, pause)
+    return sent
+
+
+def _headers(url: str) -> dict[str, str]:
+    address, token = urllib.parse.urlsplit(url), os.environ.get(TOKEN, "").strip()
+    if address.scheme not in ("http", "https") or not address.hostname or address.username or address.query:
+        raise ConfigurationError(f"Give the address as https://HOST/PATH, and a token in {TOKEN}, not in the address.")
+    if address.scheme == "http" and address.hostname not in ("localhost", "127.0.0.1", "::1"):
+        raise ConfigurationError("Patients' data and tokens go over https only. Give an https address.")
+    if not re.fullmatch(r"[!-~]*", token):
+        raise ConfigurationError(f"The token in {TOKEN} has characters that no token has. Correct it.")
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def _store(call: Callable[..., Any], part: list[Path], sent: Sent, requests: Any, pause: float) -> None:
+    """Store some files in one request, and sort them by what the service says of each."""
+    from pydicom import dcmread
+
+    datasets = {str(dataset.SOPInstanceUID): path for path in part for dataset in [dcmread(path)]}
+    for attempt in range(ATTEMPTS):
+        try:
+            answer = call([dcmread(path) for path in part])
+        except requests.HTTPError as error:
+            code = error.response.status_code
+            if code == 409:  # none was stored; the body, which the client does not pass on, would say why
+                sent.refused["HTTP 409"] += part
+                return
+            if code not in (408, 429) and code < 500:
+                sent.refused[f"HTTP {code}"] += part
+                return
+        except (AttributeError, KeyError, TypeError, ValueError):  # what it stored is not known
+            sent.refused["an answer that cannot be read"] += part
+            return
+        except requests.RequestException:
+            pass  # the service is away: it is asked again below
+        else:
+            failed = {
+                str(item.ReferencedSOPInstanceUID): int(item.get("FailureReason", 0))
+                for item in answer.get("FailedSOPSequence", [])
+            }
+            for uid, path in datasets.items():
+                if uid in failed:
+                    sent.refused[f"reason 0x{failed[uid]:04X}"].append(path)
+                else:
+                    sent.taken.append(path)
+            return
+        if attempt + 1 < ATTEMPTS:
+            time.sleep(pause * 2**attempt)
+    sent.waiting += part

@@ -1,0 +1,65 @@
+"""A real Triton server of a test's own: one network behind the project's model.py, stopped when the block ends."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from components.promote import server
+from components.promote.paths import ServingPaths
+from tests.triton.tiny_network import D, tiny_network
+
+AVAILABLE = (ServingPaths().environment / "bin" / "python3").exists()
+MISSING = "the serving environment .venv-serve is missing; run the project's set-up first"
+
+
+def station(
+    root: Path,
+    network: Path | None = None,
+    *,
+    gain: float = 0.1,
+    instruction: int = D,
+    engine: str = "onnxruntime",
+    threads: int = 1,
+) -> ServingPaths:
+    """Lay out a repository that serves a network as `mira_net` version 1, without the ceremony of a promotion.
+
+    Args:
+        root: an empty folder for everything that the server writes.
+        network: an ONNX file to serve; the tiny network by default.
+        gain: of the tiny network; 0 makes it the identity.
+        instruction: length of the network's instruction.
+        engine: openvino or onnxruntime.
+        threads: of the engine.
+    """
+    paths = ServingPaths(workspace=root / "ws", repository=root / "models")
+    folder = paths.models / "mira_net"
+    target = folder / "1" / "model.onnx"
+    tiny_network(target, gain=gain, size=instruction)
+    if network is not None:
+        shutil.copyfile(network, target)
+    shutil.copyfile(paths.templates / "model.py", folder / "1" / "model.py")
+    config = text_format.Parse((paths.templates / "configs" / "cpu.pbtxt").read_text(), ModelConfig())
+    for tensor in [*config.input, *config.output]:
+        if tensor.name.startswith("instruction") and tensor.name != "instruction_weight":
+            tensor.dims[:] = [instruction]
+    config.ClearField("model_warmup")
+    config.version_policy.specific.versions[:] = [1]
+    config.parameters["engine"].string_value = engine
+    config.parameters["threads"].string_value = str(threads)
+    (folder / "configs").mkdir()
+    (folder / "configs" / "cpu.pbtxt").write_text(text_format.MessageToString(config))
+    return paths
+
+
+@contextmanager
+def serving(root: Path, network: Path | None = None, **options: object) -> Iterator[tuple[ServingPaths, str]]:
+    """Serve while the block runs; yields the station and the address of its server. Arguments as for `station`."""
+    paths = station(root, network, **options)  # type: ignore[arg-type]
+    try:
+        yield paths, server.start(paths, ["mira_net"], threads=1).url
+    finally:
+        server.stop(paths, patience_s=2)
