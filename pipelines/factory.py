@@ -36,6 +36,7 @@ PAIR_REST = {key: value for key, value in PARAMETERS["pair"].items() if key != "
 SITES_MOUNT, SITES_CLAIM = "/sites", "mira-sites"
 WORKSPACE_MOUNT, WORKSPACE_CLAIM = "/mira", "mira-workspace"
 KEY_SECRET = "mira-pseudonym-key"  # noqa: S105  (name of a secret, not a secret)
+SIGNING_SECRET = "mira-signing-key"  # noqa: S105
 
 
 def _mounted(task: dsl.PipelineTask, *, sites: bool = False, workspace: bool = False) -> dsl.PipelineTask:
@@ -164,7 +165,8 @@ def factory(
             code_version=code_version,
         )
         version = registered.outputs["version"]
-        exported = export(networks=networks, version=version, pairs=pairs, config=export_config).outputs["exported"]
+        signed = export(networks=networks, version=version, pairs=pairs, config=export_config)
+        exported = signed.outputs["exported"]
         promoted = _mounted(
             promote(
                 exported=exported,
@@ -177,6 +179,10 @@ def factory(
             ),
             workspace=True,
         )
+        for task in (signed, promoted):  # what export signs, promote checks
+            kubernetes.use_secret_as_env(
+                task, secret_name=SIGNING_SECRET, secret_key_to_env={"key": "MIRA_SIGNING_KEY"}
+            )
         promoted.set_caching_options(False)  # it looks at what serves now, and does nothing where all is well
         restored = _mounted(
             restore(

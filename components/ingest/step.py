@@ -41,8 +41,9 @@ class IngestConfig(Record):
     minimum_size: int = Field(16, ge=1, description="smallest number of rows and columns of a case, in pixels")
     patient_scope: Literal["project", "site"] = Field(
         "project",
-        description="where patient IDs without an issuer are unique: `project` treats the same ID at two sites as one "
-        "patient, so that nobody can be in training and in the local set at once; `site` treats them as two",
+        description="where patient IDs are unique: `project` treats the same ID at two sites as one patient, whoever "
+        "issued it, so that nobody can be in training and in the local set at once; `site` treats them as two, unless "
+        "both name the same issuer",
     )
     verify: bool = Field(
         False, description="read and hash every file again, also those that nothing has touched since the last ingest"
@@ -152,6 +153,7 @@ def _ingest_into(sites: list[Site], out: Path, config: IngestConfig, pseudonyms:
             with tolerant():
                 found = gather(source, looks)
                 works.append(_prepare(site, found, source.files, known, out, pseudonyms, config))
+            _check_not_emptied(works[-1], out)
         _run([(work, job) for work in works for job in work.jobs], workers)
         for work in works:
             _list_unused_structures(work)
@@ -266,6 +268,20 @@ def _rejected_file(work: _SiteWork, item: RejectedFile) -> Rejected:
 def _not_offered(work: _SiteWork, series: FoundSeries) -> Rejected:
     item = _rejected_file(work, RejectedFile(series.files[0], modality_code(series.header), Reason.NOT_OFFERED))
     return item.model_copy(update={"kind": "series", "files": len(series.files)})
+
+
+def _check_not_emptied(work: _SiteWork, out: Path) -> None:
+    """A site that sent cases and now holds no file at all is more likely not mounted than empty.
+
+    Raises:
+        RetryableError: for such a site; nothing is removed.
+    """
+    before = len(list((out / work.site.id).glob("*/case.json")))
+    if before and not work.scan.files:
+        raise RetryableError(
+            f"{work.site.id} holds no file now, but {before} cases of it were taken in before. Is its share mounted? "
+            "If the data is really gone, take the site out of sites.yaml."
+        )
 
 
 def _remove_stale(works: list[_SiteWork], out: Path, config: IngestConfig) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from components.promote.transport import PLAIN, Transport
 from mira.client.engines import Answer, Batch, Engine, LocalEngine, TritonProtocol
 from mira.errors import ServingFailed
 from mira.storage import atomic_file
@@ -60,7 +61,13 @@ def make(onnx: Path, modalities: list[Modality], instruction_size: int) -> list[
 
 
 def check(
-    canaries: list[Canary], url: str, model: str, version: int, tolerance: float, deadline_s: float = 60.0
+    canaries: list[Canary],
+    url: str,
+    model: str,
+    version: int,
+    tolerance: float,
+    deadline_s: float = 60.0,
+    transport: Transport = PLAIN,
 ) -> float:
     """Send canaries to a server and compare every answer.
 
@@ -72,6 +79,7 @@ def check(
         tolerance: largest difference of an image as a share of its modality's range (4095 HU, 20 SUV, the MR scale);
             for the other outputs ten times that.
         deadline_s: longest wait for one answer.
+        transport: certificates, where the server has TLS.
 
     Returns:
         The largest difference that was found, as a share of the range.
@@ -79,19 +87,17 @@ def check(
     Raises:
         ServingFailed: when an answer is missing, from another version, or different.
     """
-    with contextlib.closing(_Once(url, model, deadline_s)) as server:
+    with contextlib.closing(_Once(url, model, deadline_s, transport)) as server:
         return max(_compare(canary, server.infer(canary.batch), model, version, tolerance) for canary in canaries)
 
 
 class _Once(TritonProtocol):
     """Asks once: the retries of the client would hide for a while what a canary is to find."""
 
-    def __init__(self, url: str, model: str, deadline_s: float) -> None:
-        import tritonclient.grpc as grpc_client
-
+    def __init__(self, url: str, model: str, deadline_s: float, transport: Transport) -> None:
         super().__init__(url, model, "", deadline_s)
         self._deadline_s = deadline_s
-        self._client = grpc_client.InferenceServerClient(url)
+        self._client = transport.connect(url)
         self.learn(self._ask(self._client.get_model_metadata, model_name=model))
 
     def infer(self, batch: Batch) -> Answer:

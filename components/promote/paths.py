@@ -35,6 +35,11 @@ class ServingPaths(Record):
         return self.state / "port"
 
     @property
+    def transport(self) -> Path:
+        """Certificates of the server, where it has TLS."""
+        return self.state / "transport.json"
+
+    @property
     def supervisor(self) -> Path:
         """State of the supervisor: its process."""
         return self.state / "supervisor.json"

@@ -6,22 +6,19 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from components.promote import audit, canary, registry, server
+from components.promote import canary, server, transport
 from components.promote.paths import ServingPaths
 from components.promote.repository import (
     ReleaseRecord,
     Served,
-    Switch,
     candidates,
     points_to,
     read_served,
-    repair,
     verify,
 )
+from components.promote.switch import Switch, repair
 from components.promote.triton import TritonAdmin
 from mira.errors import MiraError, ServingFailed
-
-CHANGES = ("promote", "rollback")
 
 
 def now() -> str:
@@ -89,7 +86,7 @@ def unhealthy(paths: ServingPaths, url: str, served: Served, tolerance: float = 
         assert served.version is not None
         try:
             questions = _canaries(paths.models, model, served.version)
-            canary.check(questions, url, model, served.version, tolerance, deadline_s=20)
+            canary.check(questions, url, model, served.version, tolerance, 20, transport.chosen(paths))
         except (ServingFailed, OSError) as error:
             ill[model] = str(error)
     return ill
@@ -103,11 +100,36 @@ def rehearse(
     So a network that answers wrongly is found before any caller can get an answer of it, and one that brings a server
     down (Triton 2.51 may crash when a model fails its warm-up) brings down this one.
 
+    Args:
+        paths: where things lie.
+        models: names of the candidates.
+        version: their version.
+        tolerance: for the canaries.
+        threads: threads of each network.
+        patience_s: longest time for the server to start and load them all.
+
     Returns:
         Largest difference from the expected answers, as a share of the modality's range.
 
     Raises:
         ServingFailed: when one does not load or answers wrongly.
+    """
+    with rehearsal(paths, models, threads, patience_s) as url:
+        return max(
+            canary.check(_canaries(candidates(paths), model, version), url, model, version, tolerance)
+            for model in models
+        )
+
+
+@contextmanager
+def rehearsal(paths: ServingPaths, models: list[str], threads: int, patience_s: float) -> Iterator[str]:
+    """A server of the staged candidates, for as long as the block lasts.
+
+    Yields:
+        Its HOST:PORT.
+
+    Raises:
+        ServingFailed: when it does not start, or a candidate does not load.
     """
     stage = paths.model_copy(update={"workspace": paths.state / "rehearsal", "repository": candidates(paths)})
     server.stop(stage)
@@ -116,10 +138,7 @@ def rehearse(
         with contextlib.closing(server.administer(stage, state.url)) as admin:
             for model, reason in admin.failures(models).items():
                 raise ServingFailed(f"{model} did not load: {reason}")
-        return max(
-            canary.check(_canaries(candidates(paths), model, version), state.url, model, version, tolerance)
-            for model in models
-        )
+        yield state.url
     finally:
         server.stop(stage, patience_s=10)
 
@@ -172,7 +191,8 @@ def switch_to(
         attempted = models
         admin.load(models)
         for model in models:
-            canary.check(_canaries(paths.models, model, version), admin.url, model, version, tolerance)
+            questions = _canaries(paths.models, model, version)
+            canary.check(questions, admin.url, model, version, tolerance, transport=transport.chosen(paths))
         switch.record(after)
     except BaseException as error:
         if embedded:
@@ -193,31 +213,9 @@ def _put_alias_back(move_alias: Callable[[int | None], None], before: Served, ca
         move_alias(before.version)
     except ServingFailed as error:
         raise ServingFailed(
-            f"{cause} Version {before.version} serves, and whether MLflow's champion is that version again is not "
-            "known: `mira status` says it when MLflow answers."
+            f"{cause} Version {before.version} serves. Whether MLflow's champion is that version again is not known: "
+            f"`mira status` says it when MLflow answers, and `mira rollback --to {before.version}` settles it."
         ) from error
-
-
-def settle_cut_off(paths: ServingPaths, uri: str) -> str:
-    """Finish in MLflow and in the audit trail what a killed promotion or rollback left open.
-
-    Returns:
-        What was done in words, "" when nothing was open.
-
-    Raises:
-        ServingFailed: when MLflow does not answer.
-    """
-    changes = [record for record in audit.read(paths.audit) if record.what in CHANGES]
-    served = read_served(paths).version
-    if not changes or changes[-1].outcome != "begun":
-        return ""
-    cut = changes[-1]
-    words = f"a {cut.what} of version {cut.version} was cut off; version {served} serves"
-    if served is not None and uri != registry.OFF:
-        registry.move_champion(uri, served)
-        words += ", and MLflow names it champion"
-    audit.append(paths.audit, cut.what, "failed", version=cut.version, before=served, why=words)
-    return words
 
 
 def _return_to(
@@ -251,56 +249,3 @@ def _return_to(
 
 def _canaries(repository: Path, model: str, version: int) -> list[canary.Canary]:
     return canary.load(repository / model / str(version) / canary.FILE)
-
-
-@contextmanager
-def audited(paths: ServingPaths, what: str, who: str, **facts: object) -> Iterator[dict[str, object]]:
-    """Write one audit record for the block: done, or failed with the error.
-
-    A promotion or rollback is also recorded before it begins: without room for that nothing is changed, and one that
-    is cut off shows as a beginning without an end.
-
-    Yields:
-        Facts of the record, which the block may add to; `outcome` is `done` unless it says otherwise.
-    """
-    record: dict[str, object] = {"outcome": "done", "before": read_served(paths).version, **facts}
-    if what in CHANGES:
-        try:
-            audit.append(paths.audit, what, "begun", who=who, **_plain(record))
-        except OSError as error:
-            raise ServingFailed(
-                f"{paths.audit} cannot be written ({error.strerror}), so nothing was changed."
-            ) from error
-    try:
-        yield record
-    except BaseException as error:
-        text = str(error) if isinstance(error, MiraError) else type(error).__name__
-        try:
-            audit.append(paths.audit, what, "failed", who=who, **{**_plain(record), "why": text})
-        except OSError as full:
-            raise ServingFailed(f"{text} And {paths.audit} cannot be written: {full.strerror}.") from error
-        raise
-    try:
-        audit.append(paths.audit, what, str(record["outcome"]), who=who, **_plain(record))
-    except OSError as error:
-        raise ServingFailed(f"It was done, but {paths.audit} cannot be written: {error.strerror}.") from error
-
-
-@contextmanager
-def disk_has_room(paths: ServingPaths) -> Iterator[None]:
-    """Give the refusal of a disk in the block the words of a failed release.
-
-    Raises:
-        ServingFailed: instead of the OSError.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise ServingFailed(
-            f"The disk refused ({error.strerror or type(error).__name__}); what served before serves on. "
-            f"Make room at {paths.models} and {paths.state}, then try again."
-        ) from error
-
-
-def _plain(record: dict[str, object]) -> dict[str, object]:
-    return {key: value for key, value in record.items() if key != "outcome"}

@@ -3,7 +3,7 @@
 import contextlib
 import time
 
-from components.promote import registry, release, repository, server
+from components.promote import account, registry, release, repository, server
 from components.promote.paths import ServingPaths
 from mira.cases import Record
 from mira.errors import ConfigurationError
@@ -37,9 +37,9 @@ def rollback(
     begin = time.monotonic()
     uri = registry.tracking_uri(paths, tracking_uri)
     with (
-        release.audited(paths, "rollback", "", why=why, version=to) as record,
+        account.audited(paths, "rollback", "", why=why, version=to) as record,
         repository.locked(paths),
-        release.disk_has_room(paths),
+        account.disk_has_room(paths),
     ):
         served = repository.read_served(paths)
         target = served.previous if to is None else to

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from components.promote import processes
+from components.promote import processes, transport
 from components.promote.binary import TritonBinary, prepare
 from components.promote.paths import ServingPaths
 from components.promote.triton import TritonAdmin
@@ -87,7 +87,7 @@ def start(
     for attempt in range(attempts):
         state = _launch(paths, binary, models, port or _port(paths, again=attempt == 0), threads or usable_cores())
         write_json(paths.server, state.model_dump(mode="json"))
-        if _wait_until_live(state, patience_s):
+        if _wait_until_live(paths, state, patience_s):
             write_text(paths.last_port, state.url.rpartition(":")[2] + "\n")
             return state
         stop(paths)
@@ -113,7 +113,7 @@ def stop(paths: ServingPaths, patience_s: float = 20.0) -> bool:
 
 def administer(paths: ServingPaths, url: str, timeout_s: float = 120.0) -> TritonAdmin:
     """Administration of a server, with this workspace's key."""
-    return TritonAdmin(url, _key(paths), timeout_s)
+    return TritonAdmin(url, _key(paths), timeout_s, transport.chosen(paths))
 
 
 def end_hanging_loads(paths: ServingPaths, models: Iterable[str], version: int) -> None:
@@ -181,6 +181,7 @@ def _launch(paths: ServingPaths, binary: TritonBinary, models: list[str], port: 
         f"--grpc-port={port}",
         "--allow-http=false",
         "--allow-metrics=false",
+        *transport.chosen(paths).server_options(),
         f"--grpc-restricted-protocol={RESTRICTED}:admin-key={_key(paths)}",
         f"--backend-config=python,shm-region-prefix-name={shared_memory}",
         *(f"--load-model={model}" for model in models),
@@ -205,9 +206,9 @@ def _launch(paths: ServingPaths, binary: TritonBinary, models: list[str], port: 
     )
 
 
-def _wait_until_live(state: ServerState, patience_s: float) -> bool:
+def _wait_until_live(paths: ServingPaths, state: ServerState, patience_s: float) -> bool:
     """Wait until the server answers and has tried to load its models; False when it ended or took too long."""
-    admin = TritonAdmin(state.url)
+    admin = administer(paths, state.url)
     end = time.monotonic() + patience_s
     try:
         while time.monotonic() < end and processes.start_ticks(state.pid) == state.ticks:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from components.promote import audit, registry, release, repository, server
+from components.promote import account, audit, registry, release, repository, server
 from components.promote.exported import Release, read_release
 from components.promote.paths import ServingPaths
 from components.promote.remote import local_copy
@@ -47,6 +47,11 @@ class PromoteConfig(ServingPaths):
     )
     by: str = Field("", description="who promotes, for the audit trail; empty: the account")
     why: str = Field("", description="why, for the audit trail")
+
+    def backend_parameters(self) -> dict[str, str]:
+        """Parameters of the python backend."""
+        threads = self.threads or server.usable_cores()
+        return {"engine": self.engine, "precision": self.precision, "threads": str(threads)}
 
 
 class PromoteSummary(Record):
@@ -89,7 +94,7 @@ def promote(exported: Path | str, version: Path, decision: Path, out: Path, conf
     """
     begin = time.monotonic()
     uri = registry.tracking_uri(config, config.tracking_uri)
-    with release.disk_has_room(config):
+    with account.disk_has_room(config):
         config.remember()
         try:
             wanted = read_release(local_copy(config, exported, uri), version, decision)
@@ -99,9 +104,9 @@ def promote(exported: Path | str, version: Path, decision: Path, out: Path, conf
             raise
     facts = {"version": wanted.version, "decision_sha256": wanted.decision_sha256, "artifacts": wanted.artifacts}
     with (
-        release.audited(config, "promote", config.by, why=config.why, **facts) as record,
+        account.audited(config, "promote", config.by, why=config.why, **facts) as record,
         repository.locked(config),
-        release.disk_has_room(config),
+        account.disk_has_room(config),
     ):
         _check_approval(config, wanted)
         before = repository.read_served(config).version
@@ -161,21 +166,16 @@ def _serves_already(config: PromoteConfig, wanted: Release, url: str) -> bool:
 
 def _replace(admin: TritonAdmin, config: PromoteConfig, wanted: Release, uri: str) -> float | None:
     """Stage, rehearse and switch; returns the largest difference of a canary in the rehearsal."""
-    parameters = {
-        "engine": config.engine,
-        "precision": config.precision,
-        "threads": str(config.threads or server.usable_cores()),
-    }
     champion = registry.champion(uri)  # one that is away stops the promotion before the work of a rehearsal
     repository.remove_candidates(config)
     try:
         for model in wanted.models:
-            repository.stage(config, model, wanted.version, parameters)
+            repository.stage(config, model, wanted.version, config.backend_parameters())
         names = [model.name for model in wanted.models]
         difference = None
         if not config.url:  # another machine's Triton may have engines that this one lacks
             difference = release.rehearse(
-                config, names, wanted.version, config.canary_tolerance, config.threads, config.load_timeout_s
+                config, names, wanted.version, config.canary_tolerance, config.threads, 30 + config.load_timeout_s
             )
         record = ReleaseRecord(
             artifacts=wanted.artifacts,

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+from components.promote.transport import PLAIN, Transport
 from mira.errors import ServingFailed
 
 KEY_HEADER = "triton-grpc-protocol-admin-key"
@@ -16,13 +17,12 @@ class TritonAdmin:
         url: HOST:PORT of its gRPC front end.
         key: key of the restricted protocols, "" when there is none.
         timeout_s: longest wait for one load.
+        transport: certificates, where the server has TLS.
     """
 
-    def __init__(self, url: str, key: str = "", timeout_s: float = 120.0) -> None:
-        import tritonclient.grpc as grpc_client
-
+    def __init__(self, url: str, key: str = "", timeout_s: float = 120.0, transport: Transport = PLAIN) -> None:
         self.url = url
-        self._client = grpc_client.InferenceServerClient(url)
+        self._client = transport.connect(url)
         self._headers = {KEY_HEADER: key} if key else None
         self._timeout = timeout_s
 

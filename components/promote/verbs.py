@@ -7,14 +7,26 @@ from pathlib import Path
 from typing import Any
 
 from components.promote import audit, registry, rollback, server, status, supervisor
+from components.promote.account import audited, settle_cut_off
 from components.promote.paths import ServingPaths, station
-from components.promote.release import audited, serve, settle_cut_off
+from components.promote.release import serve
 from components.promote.repository import locked, read_served
 from components.promote.step import PromoteConfig, promote
+from components.promote.transport import Transport, remember
 from mira.errors import ConfigurationError
 from mira.storage import hash_file
 
 WORKSPACE = Path("runs/demo")
+
+
+TLS_OPTIONS = {
+    "certificate": "the server's certificate, valid for 127.0.0.1 too",
+    "key": "its private key",
+    "authority": "who signed it (default: the certificate itself)",
+    "clients": "who signs the clients' certificates: clients without one are turned away",
+    "client-certificate": "certificate of this project's own checks, with --tls-clients",
+    "client-key": "its private key",
+}
 
 
 def add_serve(subparsers: Any) -> None:
@@ -34,6 +46,9 @@ def add_serve(subparsers: Any) -> None:
     )
     parser.add_argument("--unsupervised", action="store_true", help="leave no supervisor running")
     parser.add_argument("--port", type=int, metavar="N", help="gRPC port (default: a free one)")
+    tls = parser.add_argument_group("TLS", "PEM files; kept for later starts. Clients: docs/how-to/release.md")
+    for name, words in TLS_OPTIONS.items():
+        tls.add_argument(f"--tls-{name}", type=Path, metavar="FILE", help=words)
     _add_tracking(parser)
     parser.set_defaults(run=_serve)
 
@@ -150,6 +165,11 @@ def _serve(arguments: argparse.Namespace) -> int:
         return 0
     with audited(paths, "serve", "") as record, locked(paths):
         known = server.running(paths)
+        wanted = {name.replace("-", "_"): getattr(arguments, f"tls_{name.replace('-', '_')}") for name in TLS_OPTIONS}
+        if any(wanted.values()):
+            if known:
+                raise ConfigurationError("The server runs. Stop it first: mira serve --stop")
+            remember(paths, Transport(**wanted))
         state = serve(paths, arguments.port)
         cut_off = settle_cut_off(paths, registry.tracking_uri(paths, arguments.tracking_uri))
         record["why"] = cut_off

@@ -158,6 +158,8 @@ def psi_of_numbers(before: NDArray[np.float64], now: NDArray[np.float64]) -> flo
     """
     bins = max(2, min(10, len(before) // 2))
     edges = np.unique(np.quantile(before, np.linspace(0, 1, bins + 1)[1:-1]))
+    if edges[0] == before.min():  # as of a constant: what lies below is then a bin of its own
+        edges = np.insert(edges, 0, np.nextafter(edges[0], -np.inf))
     counts = [np.bincount(np.searchsorted(edges, sample), minlength=len(edges) + 1) for sample in (before, now)]
     return _psi(*counts)
 

@@ -48,12 +48,15 @@ class Pseudonyms:
 
         Args:
             header: any header of the series.
-            scope: "" where patient IDs are unique in the whole project, else what they are unique in.
+            scope: "" where patient IDs are unique in the whole project, whoever issued them; else what IDs without an
+                issuer are unique in. One series of a patient often names the issuer and another does not, so that for
+                a project the issuer must not make two patients of one, who could then be in train and in test.
             content: hash of the series' content.
         """
         identifier = h.text(header, "PatientID")
         if not h.is_placeholder(identifier):
-            return self.code("patient", h.text(header, "IssuerOfPatientID") or scope, identifier.upper())
+            issuer = (h.text(header, "IssuerOfPatientID") or scope) if scope else ""
+            return self.code("patient", issuer, identifier.upper())
         return self.code("patient-of", *self._context(header, content))
 
     def study(self, header: Dataset, content: str) -> str:

@@ -58,7 +58,7 @@ TEXTS: dict[Reason, str] = {
     Reason.DIRECTORY: "a DICOMDIR is an index and holds no images itself",
     Reason.MISSING_FILE: "the DICOMDIR names a file that is not there",
     Reason.UNSAFE_ARCHIVE: "the zip file is damaged, encrypted or unpacks to an unreasonable size",
-    Reason.UNREADABLE_FOLDER: "a folder that is a link or cannot be listed: name the folder itself, let this user read it",
+    Reason.UNREADABLE_FOLDER: "a link to a folder, or a folder that cannot be listed: name it itself, let us read it",
     Reason.NOT_AN_IMAGE: "not an image (report, plan, dose, contours, waveform or other object)",
     Reason.OTHER_MODALITY: "not a CT, PET or MR image",
     Reason.SECONDARY_CAPTURE: "a secondary capture (screenshot or page), not scanner data",

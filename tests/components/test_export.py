@@ -22,6 +22,13 @@ def make_network(folder, network, seed=0):
     return folder
 
 
+@pytest.fixture(scope="module", autouse=True)
+def signing_key():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MIRA_SIGNING_KEY", "a key for tests only")
+        yield
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     root = tmp_path_factory.mktemp("export")

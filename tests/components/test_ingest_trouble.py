@@ -109,6 +109,18 @@ def test_two_keys_never_name_one_set_of_cases(tmp_path, monkeypatch):
     assert len({record.patient for _, record in iterate_cases(tmp_path / "out")}) == 1
 
 
+def test_a_share_that_is_not_mounted_loses_no_case(tmp_path):
+    path = sites_file(tmp_path, alpha={}, beta={})
+    make_series(tmp_path / "alpha")
+    make_series(tmp_path / "beta", PatientID="P-2")
+    ingest(path, tmp_path / "out", ONE)
+    (tmp_path / "alpha").rename(tmp_path / "elsewhere")
+    (tmp_path / "alpha").mkdir()
+    with pytest.raises(RetryableError, match="alpha holds no file now, but 1 cases"):
+        ingest(path, tmp_path / "out", ONE)
+    assert {record.site for _, record in iterate_cases(tmp_path / "out")} == {"alpha", "beta"}
+
+
 def test_what_is_no_case_is_never_removed(tmp_path):
     path = sites_file(tmp_path, alpha={})
     make_series(tmp_path / "alpha")

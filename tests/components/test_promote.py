@@ -1,15 +1,17 @@
 """Promotion without a server: what is checked first, the audit trail, switching and undoing on disk, the registry."""
 
 import json
+import os
 
 import pytest
 
-from components.promote import audit, binary, processes, registry, repository, server, status
+from components.promote import audit, binary, processes, registry, remote, repository, server, signing, status
+from components.promote import switch as switching
 from components.promote.exported import read_release
 from components.promote.paths import ServingPaths
 from components.promote.step import PromoteConfig, promote
 from mira.cli import main
-from mira.errors import GateFailed, MiraError, ServingFailed
+from mira.errors import ConfigurationError, GateFailed, MiraError, ServingFailed
 from mira.storage import write_json
 from mira.tasks import Modality
 from tests.triton.tiny_network import make_release, tiny_network
@@ -93,6 +95,16 @@ def test_audit_trail_is_whole_and_every_kind_of_change_is_found(tmp_path):
         assert words in audit.verify(path)
 
 
+def test_a_full_disk_leaves_the_trail_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "audit.jsonl"
+    audit.append(path, "promote", "done", version=1)
+    before = path.read_bytes()
+    monkeypatch.setattr(audit.os, "write", lambda handle, line, write=os.write: write(handle, line[:10]))
+    with pytest.raises(OSError, match="No space"):
+        audit.append(path, "promote", "begun", version=2)
+    assert path.read_bytes() == before
+
+
 def test_a_torn_last_line_is_reported_and_the_next_record_still_readable(tmp_path):
     path = tmp_path / "audit.jsonl"
     audit.append(path, "promote", "done", version=1)
@@ -110,6 +122,84 @@ def test_a_refused_promotion_leaves_a_record(tmp_path, config):
     assert (record.what, record.outcome, record.version, record.who) == ("promote", "failed", 3, "A. Person")
     assert set(record.artifacts) == {"mira_net"}
     assert repository.read_served(config).version is None
+
+
+def test_exported_networks_are_fetched_from_an_artifact_store_or_refused(tmp_path, config):
+    pytest.importorskip("mlflow")
+    exported, _, _ = make_release(tmp_path, 1)
+    assert remote.local_copy(config, exported, "off") == exported
+    copy = remote.local_copy(config, exported.as_uri(), "off")
+    assert copy.is_relative_to(config.state)
+    assert tree(copy) == tree(exported)
+    with pytest.raises(ServingFailed, match="artifact store"):
+        remote.local_copy(config, (tmp_path / "nowhere").as_uri(), "off")
+
+
+# what may be served at all
+
+
+def test_signature_binds_a_network_to_its_version_and_decision(tmp_path, monkeypatch):
+    exported, version, decision = make_release(tmp_path, 1)
+    read_release(exported, version, decision)
+    registered = json.loads((version / "version.json").read_text())
+    for change in ({"version": 2}, {"decision_sha256": "0" * 64}, {"data_version": "other"}):
+        with pytest.raises(ServingFailed, match="signed for something else"):
+            signing.check_export(exported / "mira_net", registered | change)
+    signature = exported / "mira_net" / signing.SIGNATURE
+    document = json.loads(signature.read_text())
+    write_json(signature, document | {"statement": document["statement"] | {"version": 9}})
+    with pytest.raises(ServingFailed, match="changed after it was signed"):
+        read_release(exported, version, decision)
+    write_json(signature, document)
+    monkeypatch.setenv(signing.KEY_VARIABLE, "another key that is long enough for a key")
+    with pytest.raises(ServingFailed, match="another key"):
+        read_release(exported, version, decision)
+    signature.unlink()
+    with pytest.raises(ServingFailed, match=r"signature\.json is missing"):
+        read_release(exported, version, decision)
+
+
+def test_signing_key_is_made_once_for_its_owner_alone(tmp_path, monkeypatch):
+    monkeypatch.delenv(signing.KEY_VARIABLE)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    first = signing.load_signer().key_id
+    path = tmp_path / ".config" / "mira" / "signing.key"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert signing.load_signer().key_id == first
+    path.chmod(0o644)
+    with pytest.raises(ConfigurationError, match="chmod 600"):
+        signing.load_signer()
+    monkeypatch.setenv(signing.KEY_VARIABLE, "short")
+    with pytest.raises(ConfigurationError, match="shorter"):
+        signing.load_signer()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: (folder / "model.py").write_text("print('other code')"),
+        lambda folder: (folder / "release" / "configs" / "cpu.pbtxt").write_text('name: "x"'),
+        lambda folder: (folder / "libcustom.so").write_bytes(b"code"),
+        lambda folder: (folder / "canary.npz").unlink(),
+        lambda folder: (folder / signing.SEAL).unlink(),
+        lambda folder: (folder.parent / "triton_python_backend_stub").write_bytes(b"code"),
+    ],
+    ids=["code", "configuration", "added", "removed", "seal", "stub"],
+)
+def test_a_release_that_was_changed_on_disk_is_not_served(tmp_path, config, change):
+    first = staged(config, tmp_path / "1", 1)
+    switch = switching.Switch(config)
+    switch.move_in("mira_net", 1)
+    switch.point("mira_net", 1)
+    switch.finish()
+    folder = config.models / "mira_net" / "1"
+    (folder / "__pycache__").mkdir()
+    (folder / "__pycache__" / "model.pyc").write_bytes(b"compiled by Triton's stub, or by somebody else")
+    repository.verify(config, first, 1)
+    assert not (folder / "__pycache__").exists()
+    change(folder)
+    with pytest.raises(ServingFailed):
+        repository.verify(config, first, 1)
 
 
 # on disk
@@ -131,7 +221,7 @@ def tree(root):
 
 def test_switch_moves_in_and_undo_leaves_every_byte_as_it_was(tmp_path, config):
     first = staged(config, tmp_path / "1", 1)
-    switch = repository.Switch(config)
+    switch = switching.Switch(config)
     switch.move_in("mira_net", 1)
     switch.point("mira_net", 1)
     switch.finish()
@@ -141,7 +231,7 @@ def test_switch_moves_in_and_undo_leaves_every_byte_as_it_was(tmp_path, config):
     times = (config.models / "mira_net" / "config.pbtxt").stat().st_mtime_ns
     for version, gain in ((2, 0.2), (1, 0.9)):  # a new version, and another network under the same number
         staged(config, tmp_path / f"again{version}", version, gain)
-        switch = repository.Switch(config)
+        switch = switching.Switch(config)
         switch.move_in("mira_net", version)
         switch.point("mira_net", version)
         assert repository.points_to(config, "mira_net", version)
@@ -153,18 +243,18 @@ def test_switch_moves_in_and_undo_leaves_every_byte_as_it_was(tmp_path, config):
 
 def test_repair_brings_back_the_served_network_that_a_killed_promotion_set_aside(tmp_path, config):
     first = staged(config, tmp_path / "1", 1)
-    switch = repository.Switch(config)
+    switch = switching.Switch(config)
     switch.move_in("mira_net", 1)
     switch.point("mira_net", 1)
     switch.finish()
     repository.write_served(config, first)
     staged(config, tmp_path / "other", 1, gain=0.9)
-    killed = repository.Switch(config)
+    killed = switching.Switch(config)
     killed.move_in("mira_net", 1)
     killed.point("mira_net", 1)
     with pytest.raises(ServingFailed, match=r"not the one that served\.json names"):
         repository.verify(config, first, 1)
-    repository.repair(config, first)
+    switching.repair(config, first)
     repository.verify(config, first, 1)
     assert repository.points_to(config, "mira_net", 1)
     assert not list(config.models.glob(".undo-*"))

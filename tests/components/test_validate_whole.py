@@ -200,3 +200,11 @@ def test_peaks_of_value_ranges(tmp_path):
     right, wrong = voxel_facts(body_suv, pet), voxel_facts(1000 * body_suv, pet)
     assert right["suv_body_mean"] == pytest.approx(np.mean(body_suv[body_suv > 0.4]), rel=0.1)
     assert wrong["suv_body_mean"] == pytest.approx(1000 * right["suv_body_mean"], rel=1e-3)
+
+
+def test_a_constant_that_moves_is_drift_in_either_direction():
+    before = np.full(20, 120.0)
+    assert psi_of_numbers(before, before) == pytest.approx(0, abs=1e-12)
+    down, up = (psi_of_numbers(before, np.full(20, kvp)) for kvp in (80.0, 140.0))
+    assert down == pytest.approx(up)
+    assert down > 0.25

@@ -22,7 +22,9 @@ def test_same_patient_same_pseudonym_whatever_the_series():
 
 
 def test_issuer_and_scope_tell_equal_ids_apart():
-    assert patient(IssuerOfPatientID="A") != patient(IssuerOfPatientID="B")
+    # one series names the issuer, another does not: still one patient of the project
+    assert patient(IssuerOfPatientID="A") == patient()
+    assert patient(scope="site-a", IssuerOfPatientID="A") != patient(scope="site-a", IssuerOfPatientID="B")
     assert patient(scope="site-a") != patient(scope="site-b")
     assert patient(scope="site-a", IssuerOfPatientID="A") == patient(scope="site-b", IssuerOfPatientID="A")
 

@@ -1,0 +1,86 @@
+"""What goes around every change of what is served: a line in the audit trail before and after, a full disk in words."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from components.promote import audit, registry
+from components.promote.paths import ServingPaths
+from components.promote.repository import read_served
+from mira.errors import MiraError, ServingFailed
+
+CHANGES = ("promote", "rollback")
+
+
+@contextmanager
+def audited(paths: ServingPaths, what: str, who: str, **facts: object) -> Iterator[dict[str, object]]:
+    """Write one audit record for the block: done, or failed with the error.
+
+    A promotion or rollback is also recorded before it begins: without room for that nothing is changed, and one that
+    is cut off shows as a beginning without an end.
+
+    Yields:
+        Facts of the record, which the block may add to; `outcome` is `done` unless it says otherwise.
+    """
+    record: dict[str, object] = {"outcome": "done", "before": read_served(paths).version, **facts}
+    if what in CHANGES:
+        try:
+            audit.append(paths.audit, what, "begun", who=who, **_plain(record))
+        except OSError as error:
+            raise ServingFailed(
+                f"{paths.audit} cannot be written ({error.strerror}), so nothing was changed."
+            ) from error
+    try:
+        yield record
+    except BaseException as error:
+        text = str(error) if isinstance(error, MiraError) else type(error).__name__
+        try:
+            audit.append(paths.audit, what, "failed", who=who, **{**_plain(record), "why": text})
+        except OSError as full:
+            raise ServingFailed(f"{text} And {paths.audit} cannot be written: {full.strerror}.") from error
+        raise
+    try:
+        audit.append(paths.audit, what, str(record["outcome"]), who=who, **_plain(record))
+    except OSError as error:
+        raise ServingFailed(f"It was done, but {paths.audit} cannot be written: {error.strerror}.") from error
+
+
+@contextmanager
+def disk_has_room(paths: ServingPaths) -> Iterator[None]:
+    """Give the refusal of a disk in the block the words of a failed release.
+
+    Raises:
+        ServingFailed: instead of the OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ServingFailed(
+            f"The disk refused ({error.strerror or type(error).__name__}); what served before serves on. "
+            f"Make room at {paths.models} and {paths.state}, then try again."
+        ) from error
+
+
+def _plain(record: dict[str, object]) -> dict[str, object]:
+    return {key: value for key, value in record.items() if key != "outcome"}
+
+
+def settle_cut_off(paths: ServingPaths, uri: str) -> str:
+    """Finish in MLflow and in the audit trail what a killed promotion or rollback left open.
+
+    Returns:
+        What was done in words, "" when nothing was open.
+
+    Raises:
+        ServingFailed: when MLflow does not answer.
+    """
+    changes = [record for record in audit.read(paths.audit) if record.what in CHANGES]
+    served = read_served(paths).version
+    if not changes or changes[-1].outcome != "begun":
+        return ""
+    cut = changes[-1]
+    words = f"a {cut.what} of version {cut.version} was cut off; version {served} serves"
+    if served is not None and uri != registry.OFF:
+        registry.move_champion(uri, served)
+        words += ", and MLflow names it champion"
+    audit.append(paths.audit, cut.what, "failed", version=cut.version, before=served, why=words)
+    return words

@@ -1,0 +1,200 @@
+"""Signatures of what may be served: made where a network is exported and where a release is put in place.
+
+A signature is an HMAC-SHA256 with a key that lies outside the repository and the artifact store, so whoever can
+write to those cannot make one. An export's signature binds a network to its version and decision; a release's seal
+binds every file that Triton will read, the backend's code and its configuration included.
+"""
+
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import stat
+from pathlib import Path
+from typing import Any
+
+from mira.errors import ConfigurationError, ServingFailed
+from mira.storage import hash_file, read_json, write_json
+
+KEY_VARIABLE = "MIRA_SIGNING_KEY"
+KEY_FILE_VARIABLE = "MIRA_SIGNING_KEY_FILE"
+SHORTEST_KEY = 32
+SIGNATURE = "signature.json"
+SEAL = "seal.json"
+
+
+class Signer:
+    """Signs statements and checks them with one key.
+
+    Args:
+        key: the secret.
+    """
+
+    def __init__(self, key: str) -> None:
+        self._key = key.encode()
+
+    @property
+    def key_id(self) -> str:
+        """Tells two keys apart without telling anything of them."""
+        return self._mac({"what": "key-id"})[:8]
+
+    def sign(self, statement: dict[str, Any]) -> dict[str, Any]:
+        """The statement with its signature."""
+        return {"statement": statement, "key": self.key_id, "hmac_sha256": self._mac(statement)}
+
+    def check(self, path: Path) -> dict[str, Any]:
+        """The statement of a signed document.
+
+        Raises:
+            ServingFailed: when there is none, or its signature is not of this key.
+        """
+        if not path.is_file():
+            raise ServingFailed(f"{path} is missing: nothing says that this network may be served. Export it again.")
+        try:
+            document = read_json(path)
+            statement, key, given = (document[name] for name in ("statement", "key", "hmac_sha256"))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ServingFailed(f"{path} is no signature. Export it again.") from error
+        if not hmac.compare_digest(str(given).encode(), self._mac(statement).encode()):
+            why = "was changed after it was signed" if key == self.key_id else f"was signed with another key, {key}"
+            raise ServingFailed(
+                f"{path} {why}; the key here is {self.key_id}. Export and promote with one key ({KEY_VARIABLE} or "
+                f"{KEY_FILE_VARIABLE}), and find out who changed it."
+            )
+        return dict(statement)
+
+    def _mac(self, statement: dict[str, Any]) -> str:
+        text = json.dumps(statement, sort_keys=True, separators=(",", ":"))
+        return hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()
+
+
+def load_signer() -> Signer:
+    """The key from the environment, or from its file, which is made on first use.
+
+    `MIRA_SIGNING_KEY` holds the key, `MIRA_SIGNING_KEY_FILE` names its file; without either the file is
+    `~/.config/mira/signing.key`, which its owner alone can read.
+
+    Raises:
+        ConfigurationError: when the key is too short, or others can read or replace it.
+    """
+    given = os.environ.get(KEY_VARIABLE, "").strip()
+    if given:
+        return Signer(_checked(given, KEY_VARIABLE))
+    named = os.environ.get(KEY_FILE_VARIABLE)
+    path = Path(named) if named else Path.home() / ".config" / "mira" / "signing.key"
+    try:
+        if not os.path.lexists(path):
+            _make(path)
+        with path.open(encoding="ascii") as stream:
+            state = os.fstat(stream.fileno())
+            # a mounted secret, which the variable names, may be readable by its group
+            if state.st_mode & (0o027 if named else 0o077) or not stat.S_ISREG(state.st_mode):
+                raise ConfigurationError(f"{path} can be read or changed by others. Run: chmod 600 {path}")
+            if not named and path.parent.stat().st_mode & 0o022:
+                raise ConfigurationError(f"Others can replace files in {path.parent}. Run: chmod 700 {path.parent}")
+            text = stream.read(4096).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            f"Cannot use the signing key {path}: {type(error).__name__}. Set {KEY_VARIABLE} or {KEY_FILE_VARIABLE}."
+        ) from error
+    return Signer(_checked(text, str(path)))
+
+
+def sign_export(folder: Path, registered: dict[str, Any]) -> None:
+    """Sign an exported network: model.onnx and metadata.json of `folder` are those of a registered version.
+
+    Args:
+        folder: holds model.onnx and metadata.json; signature.json is written beside them.
+        registered: version.json of the register step.
+    """
+    write_json(folder / SIGNATURE, load_signer().sign(_statement(folder, registered)))
+
+
+def check_export(folder: Path, registered: dict[str, Any]) -> None:
+    """Check that a network is signed as one of a registered version.
+
+    Raises:
+        ServingFailed: naming what differs.
+    """
+    signed, found = load_signer().check(folder / SIGNATURE), _statement(folder, registered)
+    different = sorted(name for name in {*signed, *found} if signed.get(name) != found.get(name))
+    if different:
+        raise ServingFailed(
+            f"{folder / SIGNATURE} was signed for something else: {', '.join(different)} differ. "
+            "Export the version that is to be promoted again."
+        )
+
+
+def seal(folder: Path, model: str, version: int) -> None:
+    """Sign the hash of every file of a version's folder, as Triton will read it."""
+    statement = {"what": "release", "name": model, "version": version, "files": _files(folder)}
+    write_json(folder / SEAL, load_signer().sign(statement))
+
+
+def check_seal(folder: Path, model: str, version: int) -> dict[str, str]:
+    """Check that a version's folder holds exactly the files that were sealed.
+
+    Returns:
+        SHA-256 of each file by its name in the folder.
+
+    Raises:
+        ServingFailed: naming a file that was changed, added or removed.
+    """
+    advice = "Promote it again, or roll back to another version: mira rollback --to VERSION"
+    if not (folder / SEAL).is_file():
+        raise ServingFailed(f"{model} version {version} is missing on disk, or has no seal. {advice}")
+    statement = load_signer().check(folder / SEAL)
+    if (statement.get("name"), statement.get("version")) != (model, version):
+        raise ServingFailed(f"{folder} holds the seal of another release. {advice}")
+    sealed, found = dict(statement["files"]), _files(folder)
+    different = sorted(name for name in {*sealed, *found} if sealed.get(name) != found.get(name))
+    if different:
+        raise ServingFailed(
+            f"{model} version {version} was changed on disk since its promotion: {', '.join(different[:3])}. {advice}"
+        )
+    return found
+
+
+def _statement(folder: Path, registered: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "what": "export",
+        "name": folder.name,
+        "version": int(registered["version"]),
+        "onnx_sha256": hash_file(folder / "model.onnx"),
+        "metadata_sha256": hash_file(folder / "metadata.json"),
+        "decision_sha256": str(registered.get("decision_sha256", "")),
+        "data_version": str(registered.get("data_version", "")),
+    }
+
+
+def _files(folder: Path) -> dict[str, str]:
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.relative_to(folder) != Path(SEAL))
+    return {path.relative_to(folder).as_posix(): hash_file(path) for path in paths}
+
+
+def _checked(key: str, where: str) -> str:
+    if len(key) < SHORTEST_KEY:
+        raise ConfigurationError(
+            f"The signing key in {where} is shorter than {SHORTEST_KEY} characters. Make one: openssl rand -hex 32"
+        )
+    return key
+
+
+def _make(path: Path) -> None:
+    """Write a new key under a temporary name and link it: of two first users at once, one key wins."""
+    path.parent.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(exist_ok=True, mode=0o700)
+    temporary = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
+    try:
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "w", encoding="ascii") as stream:
+            stream.write(secrets.token_hex(32) + "\n")
+            stream.flush()
+            os.fsync(handle)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,141 @@
+"""Switching versions on disk: every step can be taken back, and what a killed promotion left behind is repaired."""
+
+import os
+import shutil
+from pathlib import Path
+
+from components.promote.paths import ServingPaths
+from components.promote.repository import (
+    CONFIGURATION,
+    Served,
+    candidates,
+    points_to,
+    remove_candidates,
+    verify,
+    write_served,
+)
+from mira.storage import hash_file
+
+
+class Switch:
+    """Changes which version some models serve, on disk, and can take it all back.
+
+    Args:
+        paths: where things lie.
+    """
+
+    def __init__(self, paths: ServingPaths) -> None:
+        self._paths = paths
+        self._aside = paths.models / f".undo-{os.getpid()}"
+        shutil.rmtree(self._aside, ignore_errors=True)
+        self._aside.mkdir(parents=True)
+        self._moved: list[tuple[Path, Path]] = []
+        self._made: list[Path] = []
+
+    def move_in(self, model: str, version: int) -> None:
+        """Rename a candidate's version folder into the served tree; one of the same number is set aside."""
+        target = self._paths.models / model / str(version)
+        target.parent.mkdir(exist_ok=True)
+        if target.exists():
+            self._set_aside(target)
+        os.rename(candidates(self._paths) / model / str(version), target)
+        self._made.append(target)
+
+    def point(self, model: str, version: int) -> None:
+        """Make a model's configuration that of one of its versions."""
+        folder = self._paths.models / model
+        release = folder / str(version) / "release"
+        for part in CONFIGURATION:
+            target = folder / part
+            fresh = folder / f".new-{part}"
+            shutil.rmtree(fresh, ignore_errors=True)
+            if (release / part).is_dir():
+                shutil.copytree(release / part, fresh)
+            else:
+                shutil.copyfile(release / part, fresh)
+            if target.exists():
+                self._set_aside(target)
+            os.rename(fresh, target)
+            self._made.append(target)
+
+    def record(self, served: Served) -> None:
+        """Write `served.json`; the one before is kept under a second name, so that undoing needs no space."""
+        target = self._paths.served
+        if target.exists():
+            aside = self._aside / str(len(self._moved))
+            os.link(target, aside)
+            self._moved.append((target, aside))
+        else:
+            self._made.append(target)
+        write_served(self._paths, served)
+
+    def undo(self) -> None:
+        """Put everything back as it was, with its times, so that Triton sees no change where there is none."""
+        for path in reversed(self._made):
+            _remove(path)
+        for original, aside in reversed(self._moved):
+            if original.is_dir():
+                shutil.rmtree(original)
+            os.rename(aside, original)  # takes the place of a file at once
+        for model in {path.relative_to(self._paths.models).parts[0] for path in self._made}:
+            folder = self._paths.models / model
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+        self.finish()
+
+    def finish(self) -> None:
+        """Forget what was set aside."""
+        shutil.rmtree(self._aside, ignore_errors=True)
+        self._moved, self._made = [], []
+
+    def _set_aside(self, target: Path) -> None:
+        aside = self._aside / str(len(self._moved))
+        os.rename(target, aside)
+        self._moved.append((target, aside))
+
+
+def repair(paths: ServingPaths, served: Served) -> None:
+    """Make the tree agree with `served.json` before a start: after a promotion that was killed, this undoes it.
+
+    Raises:
+        ServingFailed: when a served network is missing or is not the one that was promoted.
+    """
+    remove_candidates(paths)
+    for leftover in paths.models.glob(".undo-*"):
+        _put_back(paths, leftover, served)
+    if served.version is None:
+        return
+    verify(paths, served, served.version)
+    for model in served.models:
+        for folder in (paths.models / model).iterdir():
+            if folder.name.isdigit() and int(folder.name) not in served.releases:
+                shutil.rmtree(folder)  # of a promotion that was cut off
+        if not points_to(paths, model, served.version):
+            switch = Switch(paths)
+            switch.point(model, served.version)
+            switch.finish()
+
+
+def _put_back(paths: ServingPaths, leftover: Path, served: Served) -> None:
+    """Nothing of a killed promotion is needed, unless it had set a served version of the same number aside."""
+    version = served.version
+    for folder in leftover.iterdir():
+        network = folder / "model.onnx"
+        if version is None or not network.is_file():
+            continue
+        digest = hash_file(network)
+        for model, wanted in served.releases[version].artifacts.items():
+            target = paths.models / model / str(version)
+            current = target / "model.onnx"
+            if wanted == digest and not (current.is_file() and hash_file(current) == wanted):
+                _remove(target)
+                os.rename(folder, target)
+                break
+    shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,40 @@
+"""Three rows of the fault table on the real server; `python -m tests.triton.faults` runs them all."""
+
+import pytest
+
+from components.promote.paths import ServingPaths
+from tests.triton.faults import FAULTS, FaultStation, Row, run, table
+
+pytestmark = [
+    pytest.mark.triton,
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (ServingPaths().environment / "bin" / "python3").exists(),
+        reason="the serving environment .venv-serve is missing; run the project's set-up first",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def station(tmp_path_factory):
+    pytest.importorskip("mlflow")
+    station = FaultStation(tmp_path_factory.mktemp("faults"))
+    try:
+        station.begin()
+        yield station
+    finally:
+        station.end()
+
+
+@pytest.mark.parametrize("name", ["hang", "server-killed", "mlflow-lost"])
+def test_a_planted_fault_leaves_the_old_version_serving_and_a_line_in_the_trail(station, name):
+    row = run(station, next(fault for fault in FAULTS if fault.name == name))
+    assert row.faults == []
+    assert row.answers > 0
+
+
+def test_the_table_is_markdown_with_a_row_for_each_fault():
+    row = Row("a | b", 5, "said", 10, 0, 0, 0.5, "2", "2", "failed: why", "yes")
+    lines = table([row, row]).splitlines()
+    assert len(lines) == 4
+    assert len({line.count("|") for line in lines}) == 1
