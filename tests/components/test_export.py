@@ -25,7 +25,7 @@ def make_network(folder, network, seed=0):
 @pytest.fixture(scope="module", autouse=True)
 def signing_key():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MIRA_SIGNING_KEY", "a key for tests only")
+        patch.setenv("MIRA_SIGNING_KEY", "a signing key for tests only, long enough")
         yield
 
 
