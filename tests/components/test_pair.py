@@ -8,7 +8,8 @@ import pytest
 
 from components.pair.__main__ import main as command_main
 from components.pair.splits import assign
-from components.pair.step import PairConfig, choose_slices, every, pair
+from components.pair.step import PairConfig, pair
+from components.pair.work import choose_slices, every
 from mira.cases import CaseRecord, write_case
 from mira.errors import ConfigurationError, DataRejected
 from mira.pairs import read_index, read_pair
