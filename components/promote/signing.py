@@ -9,13 +9,12 @@ import hashlib
 import hmac
 import json
 import os
-import secrets
 import stat
 from pathlib import Path
 from typing import Any
 
 from mira.errors import ConfigurationError, ServingFailed
-from mira.storage import hash_file, read_json, write_json
+from mira.storage import hash_file, make_secret, read_json, write_json
 
 KEY_VARIABLE = "MIRA_SIGNING_KEY"
 KEY_FILE_VARIABLE = "MIRA_SIGNING_KEY_FILE"
@@ -85,7 +84,7 @@ def load_signer() -> Signer:
     path = Path(named) if named else Path.home() / ".config" / "mira" / "signing.key"
     try:
         if not os.path.lexists(path):
-            _make(path)
+            make_secret(path)
         with path.open(encoding="ascii") as stream:
             state = os.fstat(stream.fileno())
             # a mounted secret, which the variable names, may be readable by its group
@@ -179,22 +178,3 @@ def _checked(key: str, where: str) -> str:
             f"The signing key in {where} is shorter than {SHORTEST_KEY} characters. Make one: openssl rand -hex 32"
         )
     return key
-
-
-def _make(path: Path) -> None:
-    """Write a new key under a temporary name and link it: of two first users at once, one key wins."""
-    path.parent.parent.mkdir(parents=True, exist_ok=True)
-    path.parent.mkdir(exist_ok=True, mode=0o700)
-    temporary = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
-    try:
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w", encoding="ascii") as stream:
-            stream.write(secrets.token_hex(32) + "\n")
-            stream.flush()
-            os.fsync(handle)
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            return
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,12 +1,12 @@
 """The secret key of the pseudonyms: where it comes from, and that nobody else can read or replace it."""
 
 import os
-import secrets
 import stat
 from pathlib import Path
 
 from mira.dicom.pseudonyms import Pseudonyms
 from mira.errors import ConfigurationError
+from mira.storage import make_secret
 
 KEY_VARIABLE = "MIRA_PSEUDONYM_KEY"
 KEY_FILE_VARIABLE = "MIRA_KEY_FILE"
@@ -32,7 +32,7 @@ def load_pseudonyms() -> Pseudonyms:
     path = Path(named) if named else Path.home() / ".config" / "mira" / "pseudonym.key"
     try:
         if not os.path.lexists(path):
-            _make_key(path)
+            make_secret(path)
         text = _read(path, shared=bool(named))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(
@@ -80,22 +80,3 @@ def _checked(key: str, where: str) -> bytes:
             "Make one with: openssl rand -hex 32"
         )
     return key.encode()
-
-
-def _make_key(path: Path) -> None:
-    """Write a new key under a temporary name and link it: of two first users at once, one key wins."""
-    path.parent.parent.mkdir(parents=True, exist_ok=True)
-    path.parent.mkdir(exist_ok=True, mode=0o700)
-    temporary = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(handle, "w", encoding="ascii") as stream:
-            stream.write(secrets.token_hex(32) + "\n")
-            stream.flush()
-            os.fsync(handle)
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            return
-    finally:
-        temporary.unlink()
