@@ -1,22 +1,21 @@
 """The restoration study: MIRA-Net unified and single-task, its ablations, and rivals, on the same pairs and budget.
 
 `python -m benchmarks.restoration --pairs phantoms=DIR real=DIR --steps 250 1000`  (pair stores, as the pair step wrote)
-`python -m benchmarks.restoration --quick --json`  makes small phantoms and trains a few steps: it shows that the study
-runs; its figures mean nothing.
+`python -m benchmarks.restoration --quick --json`  makes coarse phantoms and trains a few steps, within 45 s on two
+cores: it shows that the study runs; its figures mean nothing.
 
 All degradation is simulated. Trained networks are kept in --work, so a killed study goes on where it was.
 """
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.study import findings, plots
+from benchmarks.study import findings, plots, quantities
 from benchmarks.study.measuring import SHUFFLED, Cost, cost_of, load_network, measure_all
 from benchmarks.study.training import ALL, Budget, plan, train_all
 from mira.pairs import read_index
@@ -40,12 +39,12 @@ def main() -> int:
     parser.add_argument("--slices", type=int, default=6, help="slices measured of each pair")
     parser.add_argument("--workers", type=int, default=2, help="networks trained at once, one core each")
     parser.add_argument("--work", type=Path, default=Path("runs/study"), help="where networks and results are kept")
-    parser.add_argument("--quick", action="store_true", help="small phantoms, 4 steps, no Restormer")
+    parser.add_argument("--quick", action="store_true", help="coarse phantoms, 2 steps, no Restormer")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.pairs = [f"phantoms={_phantoms(arguments.work / 'quick')}"]
-        arguments.steps, arguments.slices, arguments.rivals = [4], 1, ["unet"]
+        arguments.steps, arguments.slices, arguments.rivals = [2], 1, ["unet"]
     elif not arguments.pairs:
         parser.error("give --pairs NAME=DIR, or --quick")
     begin = time.monotonic()
@@ -62,25 +61,28 @@ def main() -> int:
 
 
 def _phantoms(work: Path) -> Path:
-    """Pairs of the small phantoms, made by the factory's own steps."""
-    steps = [
-        ["mira.cli", "demo", "--out", str(work / "demo"), "--preset", "small"],
-        ["components.ingest", "--sites", str(work / "demo" / "sites.yaml"), "--out", str(work / "cases")],
-        ["components.validate", "--cases", str(work / "cases"), "--out", str(work / "validation")],
-        [
-            *("components.pair", "--cases", str(work / "cases"), "--validation", str(work / "validation")),
-            *("--out", str(work / "pairs")),
-        ],
-    ]
-    for module, *arguments in steps:
-        subprocess.run([sys.executable, "-m", module, *arguments], check=True, stdout=subprocess.DEVNULL)
+    """Pairs of few and coarse phantoms at one level for each task, made by the factory's own steps but for judging."""
+    from components.ingest.step import IngestConfig, ingest
+    from components.pair.step import PairConfig, pair
+    from mira.cases import iterate_cases
+    from mira.phantom.demo import DemoConfig, make_demo
+
+    sizes = {f"{kind}_size": side for kind, side in (("ct", 96), ("pet", 64), ("mr", 96))}
+    slices = {f"{kind}_slices": 3 for kind in ("ct", "pet", "mr")}
+    demo = DemoConfig(preset="small", patients_per_site=3, local_patients=1, nuisances=False, **sizes, **slices)
+    sites = make_demo(work / "demo", demo)
+    ingest(sites, work / "cases", IngestConfig())
+    accepted = [record.case_id for _, record in iterate_cases(work / "cases")]
+    write_json(work / "validation.json", {"accepted": accepted})
+    levels = {Task.CT_DENOISING: [0.1], Task.PET_SYNTHESIS: [0.1], Task.MRI_SUPER_RESOLUTION: [2.0]}
+    pair(work / "cases", work / "validation.json", work / "pairs", PairConfig(levels=levels))
     return work / "pairs"
 
 
 def _study(name: str, pairs: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """One pair store: train, measure, compare, write, and print."""
     from benchmarks.study.measuring import PROFILES
-    from components.evaluate.aggregate import indicators, slice_table
+    from components.evaluate.aggregate import case_table, indicators, slice_table
 
     index = read_index(pairs)
     tasks = [task for task in Task if index.select("train", task=task)]
@@ -103,23 +105,32 @@ def _study(name: str, pairs: Path, arguments: argparse.Namespace) -> dict[str, A
         measured = measure_all(pairs, trained, arguments.slices, seed=0)
         tables[steps] = slice_table(measured, PROFILES)
         for item in trained:
-            if item.training.name not in costs:
-                costs[item.training.name] = cost_of(load_network(item))
+            name_of, architecture = item.training.name, item.training.architecture
+            if name_of not in costs:  # what a network has learnt does not change what it costs
+                same = (cost for known, cost in costs.items() if known.partition(":")[0] == architecture)
+                costs[name_of] = next(same, None) or cost_of(load_network(item), 1 if arguments.quick else 3)
     final = tables[max(tables)]
     folder = arguments.work / name
     folder.mkdir(parents=True, exist_ok=True)
     for steps, table in tables.items():
         table.to_parquet(folder / f"slices-{steps}.parquet", index=False)
+    cases = case_table(measured, final)
+    cases.to_parquet(folder / f"cases-{max(tables)}.parquet", index=False)
     found = findings.differences(final, arguments.size, PROFILE, name)
-    text = _page(name, final, found, costs, arguments, len(index.pairs))
+    kept = quantities.biases(cases, arguments.size)
+    text = _page(name, final, found, kept, costs, arguments, len(index.pairs))
     write_text(folder / "study.md", text)
     print(text)
     plots.quality_against_cost(tables, costs, PROFILE, folder / "quality-against-cost.png")
     plots.unified_against_single(final, arguments.size, PROFILE, folder / "unified-against-single.png")
     plots.ablations(final, arguments.size, PROFILE, folder / "ablations.png")
+    keys = findings.keys_of(found, costs, arguments.size)
+    for task, figures in quantities.keys_of(kept, arguments.size).items():
+        keys[task]["quantities"] = figures
     return {
-        "keys": findings.keys_of(found, costs, arguments.size),
+        "keys": keys,
         "differences": findings.as_json(found),
+        "quantities": quantities.as_json(kept),
         "costs": {network: asdict(cost) for network, cost in costs.items()},
         "training_seconds": trained_seconds,
         "indicators": [item.model_dump(mode="json") for item in indicators(measured)],
@@ -131,6 +142,7 @@ def _page(
     name: str,
     table: "pd.DataFrame",
     found: list[findings.Difference],
+    kept: list[quantities.Bias],
     costs: dict[str, Cost],
     arguments: argparse.Namespace,
     pairs: int,
@@ -153,6 +165,11 @@ def _page(
     parts.append(
         "### Paired differences\n\nMean over patients (test and local) with the one-sided 95 % bounds.\n\n"
         + findings.difference_table(found, wanted)
+        + "\n"
+    )
+    parts.append(
+        "### Quantities\n\nTest minus reference, test and local patients; the worst is one patient at one level.\n\n"
+        + quantities.quantity_table(kept)
         + "\n"
     )
     parts.append(f"### By site and level\n\n{findings.strata_table(table, size, PROFILE)}\n")

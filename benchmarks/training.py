@@ -1,16 +1,14 @@
-"""Training and inference on this machine: what the loader costs, images a second, memory, and the share of its peak.
+"""Training on this machine: what the loader costs, images a second, and the share of the machine's peak.
 
 `python -m benchmarks.training`                                tiny, on the CPU
 `python -m benchmarks.training --device cuda --size base`      also bf16 against fp32, and compile on and off
 
 The steps run on made-up volumes; nothing here says anything about quality. The alternative beside them are the same
-steps on one batch that is already in memory.
+steps on one batch that is already in memory. What restoring takes of memory is the matter of `benchmarks.memory`.
 """
 
 import argparse
 import json
-import multiprocessing
-import resource
 import statistics
 import sys
 import time
@@ -18,9 +16,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-
-SIDE = 512
-LARGE = 2048
 
 
 @dataclass(frozen=True)
@@ -124,35 +119,6 @@ def peak_rate(device: str, precision: str) -> float:
     return 2 * side**3 / min(times)
 
 
-def memory(size: str, side: int, tiled: bool) -> tuple[float, float]:
-    """Peak memory in MB that restoring one slice adds, and its time in seconds; measured in a process of its own."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_memory, (size, side, tiled))
-
-
-def _memory(size: str, side: int, tiled: bool) -> tuple[float, float]:
-    import torch
-
-    from mira.tasks import Modality
-    from model.config import size_config
-    from model.inference import restore_tiled, restore_volume
-    from model.network import MiraNet
-    from model.restorer import Restorer
-
-    torch.set_num_threads(1)
-    restorer = Restorer(MiraNet(size_config(size))).eval()
-    image = np.random.default_rng(0).normal(40, 60, (side, side)).astype(np.float32)
-    restore_volume(restorer, image[None, :64, :64], Modality.CT)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    begin = time.perf_counter()
-    if tiled:
-        restore_tiled(restorer, image, Modality.CT, side=SIDE)
-    else:
-        restore_volume(restorer, image[None], Modality.CT)
-    seconds = time.perf_counter() - begin
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, seconds
-
-
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -162,7 +128,7 @@ def main() -> int:
     parser.add_argument("--patch", type=int, default=64)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--quick", action="store_true", help="fewer steps, memory of tiny in place of base")
+    parser.add_argument("--quick", action="store_true", help="20 steps, within 45 s on two cores")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     arguments = parser.parse_args()
     if arguments.quick:
@@ -192,11 +158,6 @@ def main() -> int:
             figures["peak_mb"] = torch.cuda.max_memory_allocated() / 2**20
         results |= figures if label == "fp32" else {f"{key} {label}": value for key, value in figures.items()}
         print(f"{arguments.size}, {label}: " + ", ".join(f"{key} {value:.3g}" for key, value in figures.items()))
-    size = "tiny" if arguments.quick else "base"
-    for name, side, tiled in ((f"{SIDE} whole", SIDE, False), (f"{LARGE} by tiles of {SIDE}", LARGE, True)):
-        megabytes, seconds = memory(size, side, tiled)
-        results[f"{size} {name} mb"] = round(megabytes)
-        print(f"{size}, one slice of {name}: {megabytes:.0f} MB, {seconds:.1f} s on one core of the CPU")
     if arguments.json:
         print(json.dumps(results))
     return 0

@@ -1,5 +1,6 @@
 """A volume: voxels in physical units with their geometry, and its NIfTI file."""
 
+import gzip
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,7 +22,8 @@ class Volume:
     """Voxels with geometry.
 
     Attributes:
-        voxels: float32 array of shape [slices, rows, columns], in the unit that the case's record names.
+        voxels: float32 array of shape [slices, rows, columns], in the unit that the case's record names; on the way
+            from a reader to a file whole numbers may be int16.
         affine: 4x4 matrix from (column, row, slice, 1) indices to DICOM patient coordinates (LPS) in mm.
     """
 
@@ -35,23 +37,28 @@ class Volume:
         return float(slice_), float(row), float(column)
 
 
-def write_nifti(path: Path, volume: Volume, *, compact: bool = False) -> None:
-    """Write an uncompressed NIfTI-1 file; each slice is contiguous in it.
+def write_nifti(path: Path, volume: Volume, *, compact: bool = False, description: str = "") -> None:
+    """Write a NIfTI-1 file; each slice is contiguous in it. It is compressed when its name ends in .gz.
 
     Args:
         path: the file.
         volume: what to write.
         compact: store whole numbers, such as most HU, in 16 bits when every voxel fits; no value changes, and the file
-            is half as long. Otherwise, and for everything else, voxels are stored as float32.
+            is half as long. Otherwise, for everything else, and in a compressed file, voxels are stored as float32.
+        description: plain ASCII for the header's `descrip`; what is beyond its 79 characters is cut off.
     """
+    single = np.dtype("<f4")
     with atomic_file(path) as temporary, temporary.open("wb") as stream:
-        if not (compact and _write_as(stream, volume, np.dtype("<i2"))):
+        if path.suffix.lower() == ".gz":
+            with gzip.GzipFile("", "wb", fileobj=stream, mtime=0) as packed:
+                _write_as(packed, volume, single, description)
+        elif not (compact and _write_as(stream, volume, np.dtype("<i2"), description)):
             stream.seek(0)
             stream.truncate()
-            _write_as(stream, volume, np.dtype("<f4"))
+            _write_as(stream, volume, single, description)
 
 
-def _write_as(stream: BinaryIO, volume: Volume, dtype: np.dtype[Any]) -> bool:
+def _write_as(stream: BinaryIO | gzip.GzipFile, volume: Volume, dtype: np.dtype[Any], description: str) -> bool:
     """Write header and voxels; False, with the file unfinished, when a voxel is not the same as that type."""
     header = nib.Nifti1Header()
     header.set_data_dtype(dtype)
@@ -60,11 +67,15 @@ def _write_as(stream: BinaryIO, volume: Volume, dtype: np.dtype[Any]) -> bool:
     affine = LPS_TO_RAS @ volume.affine
     header.set_sform(affine, code="aligned")
     header.set_qform(affine, code="unknown")
+    header["descrip"] = description.encode("ascii", "replace")[:79]
     header["vox_offset"] = HEADER_BYTES
     header["magic"] = b"n+1"
     stream.write(header.binaryblock.ljust(HEADER_BYTES, b"\0"))
     stored = np.empty(volume.voxels.shape[1:], dtype)
     for values in volume.voxels:
+        if values.dtype == dtype and values.flags.c_contiguous:
+            stream.write(values.data)
+            continue
         with np.errstate(invalid="ignore"):  # a NaN in 16 bits is found below
             np.copyto(stored, values, casting="unsafe")
         if dtype.kind == "i" and not (stored == values).all():
@@ -73,16 +84,30 @@ def _write_as(stream: BinaryIO, volume: Volume, dtype: np.dtype[Any]) -> bool:
     return True
 
 
+def nifti_description(path: Path) -> str:
+    """The header's `descrip` of a NIfTI file.
+
+    Raises:
+        DataRejected: when the file is missing or is not NIfTI.
+    """
+    header = _load(path).header
+    return bytes(header["descrip"].tobytes()).decode("ascii", "replace").strip(" \0") if "descrip" in header else ""
+
+
+def _load(path: Path) -> Any:
+    try:
+        return nib.load(path)
+    except (OSError, ImageFileError) as error:
+        raise DataRejected(f"{path} is not a readable NIfTI file: {type(error).__name__}. Check the path.") from error
+
+
 def read_nifti(path: Path) -> Volume:
     """Read a 3-D NIfTI file (2-D becomes one slice); uncompressed voxels are memory-mapped.
 
     Raises:
         DataRejected: when the file is missing, is not NIfTI or is not 2-D or 3-D.
     """
-    try:
-        image = nib.load(path)
-    except (OSError, ImageFileError) as error:
-        raise DataRejected(f"{path} is not a readable NIfTI file: {type(error).__name__}. Check the path.") from error
+    image = _load(path)
     voxels = np.asanyarray(image.dataobj)
     if voxels.ndim == 2:
         voxels = voxels[..., None]

@@ -1,5 +1,6 @@
 """What happens around the optimiser steps: curves, validation, the point to resume from, and progress."""
 
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -69,6 +70,60 @@ class Curves(pl.Callback):  # type: ignore[misc]  # lightning is not followed
     def _tell(self, step: int, figures: Row) -> None:
         self.rows.append({"step": float(step), **figures})
         self.sink(step, figures)
+
+
+class EarlyStop(pl.Callback):  # type: ignore[misc]  # lightning is not followed
+    """Ends a training that no longer gets better on the validation slices, and keeps its best round's weights.
+
+    The figure is the gain in dB, mean over the tasks. A round without one counts as one without improvement. All of its
+    state is in the checkpoint, so a resumed training ends where an uninterrupted one does.
+
+    Args:
+        curves: where each round's validation stands.
+        steps_per_round: steps between two validations.
+        patience: rounds in a row without improvement after which the training ends.
+
+    Attributes:
+        best_step: step of the best round; 0 before the first one.
+    """
+
+    def __init__(self, curves: Curves, steps_per_round: int, patience: int) -> None:
+        self.curves, self.steps_per_round, self.patience = curves, steps_per_round, patience
+        self.best_step, self.best, self.stale = 0, -math.inf, 0
+        self.weights: dict[str, torch.Tensor] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best round so far, its averaged weights, and the rounds since."""
+        return {"best_step": self.best_step, "best": self.best, "stale": self.stale, "weights": self.weights}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the state of a checkpoint."""
+        self.best_step, self.best = state_dict["best_step"], state_dict["best"]
+        self.stale, self.weights = state_dict["stale"], state_dict["weights"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stay ended when the training was killed after its last round."""
+        trainer.should_stop = self.stale >= self.patience
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Judge a round; comes after `Curves`, which has validated it, and before `ResumePoint`."""
+        if not round_ends(trainer, self.steps_per_round):
+            return
+        if trainer.is_global_zero:
+            assert isinstance(pl_module, RestorationTask)
+            row = self.curves.rows[-1] if self.curves.rows else {}
+            gains = [value for name, value in row.items() if name.startswith("gain_db/")]
+            gain = sum(gains) / len(gains) if gains else -math.inf
+            if gain > self.best:
+                self.best_step, self.best, self.stale = trainer.global_step, gain, 0
+                weights = pl_module.averaged_network.state_dict()
+                self.weights = {name: value.detach().cpu().clone() for name, value in weights.items()}
+            else:
+                self.stale += 1
+        self.stale = trainer.strategy.broadcast(self.stale)  # the other processes do not validate
+        trainer.should_stop = self.stale >= self.patience
 
 
 class ResumePoint(pl.Callback):  # type: ignore[misc]  # lightning is not followed

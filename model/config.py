@@ -22,6 +22,7 @@ class ModelConfig:
         instruction_dim: length D of the instruction.
         pathways: dense pathways of each block's output projection, mixed by the instruction; 1 for none.
         guide: what the instruction comes from: the `image`, or, for ablations, the declared `label` or `none`.
+        error_map: whether a second head predicts the error of each restored pixel (`model.error_map`).
     """
 
     size: str
@@ -33,6 +34,7 @@ class ModelConfig:
     instruction_dim: int = 32
     pathways: int = 1
     guide: Guide = "image"
+    error_map: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values for `config.json`."""

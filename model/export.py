@@ -1,7 +1,9 @@
 """Export of the served graph to one ONNX file, and its comparison with onnxruntime."""
 
+import copy
 import logging
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +15,17 @@ from mira.errors import ServingFailed
 from mira.storage import atomic_file
 from model.config import ModelConfig, size_config
 from model.network import MiraNet
-from model.restorer import Restoration, Restorer
+from model.restorer import Restorer
 
 OPSET = 20  # the newest that all Triton and TensorRT versions of the last year read
 MINIMUM_SIDE = 32
 
 
-def random_restorer(size: str = "tiny", seed: int = 0) -> Restorer:
+def random_restorer(size: str = "tiny", seed: int = 0, error_map: bool = False) -> Restorer:
     """An untrained restorer with random weights in every part, for tests of export and serving."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = MiraNet(size_config(size))
+        network = MiraNet(replace(size_config(size), error_map=error_map))
         for parameter in network.parameters():
             if not parameter.any():  # zero-initialised, so that an untrained network is the identity
                 torch.nn.init.normal_(parameter, std=0.1)
@@ -56,7 +58,7 @@ def export_onnx(restorer: Restorer, path: Path) -> Path:
 
     restorer = restorer.eval()
     model = onnx_ir.from_proto(_trace(restorer))
-    weights = dict(restorer.named_parameters())
+    weights = {**dict(restorer.named_parameters()), **dict(restorer.named_buffers())}
     for name, initializer in model.graph.initializers.items():
         if name in weights:
             initializer.const_value = onnx_ir.Tensor(weights[name].detach().cpu().contiguous().numpy(), name=name)
@@ -65,6 +67,15 @@ def export_onnx(restorer: Restorer, path: Path) -> Path:
         optimizer.optimize(model)
         onnx_ir.save(model, temporary)
     return path
+
+
+def export_half(restorer: Restorer, path: Path) -> Path:
+    """Write a strongly typed float16 graph of a network, with float32 inputs and outputs; the network is left as it is.
+
+    Raises:
+        ServingFailed: when the graph cannot be exported.
+    """
+    return export_onnx(Restorer(copy.deepcopy(restorer.network), half=True), path)
 
 
 _TRACES: dict[tuple[ModelConfig, bool], Any] = {}
@@ -94,7 +105,7 @@ def _trace(restorer: Restorer) -> Any:
                 restorer,
                 example_inputs(restorer),
                 input_names=list(names),
-                output_names=list(Restoration._fields),
+                output_names=list(restorer.outputs),
                 dynamic_shapes=shapes,
                 opset_version=OPSET,
                 dynamo=True,
@@ -105,7 +116,7 @@ def _trace(restorer: Restorer) -> Any:
         reason = str(error).strip().splitlines()[0]
         raise ServingFailed(f"The network cannot be exported to ONNX: {reason}") from error
     assert program is not None
-    missing = {name for name, _ in restorer.named_parameters()} - set(program.model.graph.initializers)
+    missing = set(restorer.state_dict()) - set(program.model.graph.initializers)
     if missing:
         raise ServingFailed(f"The exported graph lacks the weights {', '.join(sorted(missing))}.")
     _TRACES[key] = onnx_ir.to_proto(program.model)
@@ -138,5 +149,5 @@ class OnnxSession:
     def run(self, inputs: tuple[torch.Tensor, ...]) -> dict[str, NDArray[np.float32]]:
         """Outputs by name for inputs in the order of `Restorer.INPUTS`."""
         feed = {name: tensor.numpy() for name, tensor in zip(Restorer.INPUTS, inputs, strict=True)}
-        names = Restoration._fields
-        return dict(zip(names, self._session.run(list(names), feed), strict=True))
+        names = [output.name for output in self._session.get_outputs()]
+        return dict(zip(names, self._session.run(names, feed), strict=True))

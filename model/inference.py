@@ -21,12 +21,15 @@ class RestoredVolume:
         modality_probability: float32 [S, 3], in the order of `Modality`.
         degradation: float32 [S], 0 to 1.
         instruction: float32 [S, D].
+        predicted_error: float32 [S, H, W], one standard deviation in the unit of the input; None of a network without
+            an error map.
     """
 
     voxels: NDArray[np.float32]
     modality_probability: NDArray[np.float32]
     degradation: NDArray[np.float32]
     instruction: NDArray[np.float32]
+    predicted_error: NDArray[np.float32] | None = None
 
 
 def graph_inputs(
@@ -63,14 +66,15 @@ def restore_volume(
     device = next(restorer.parameters()).device
     dimension = restorer.network.instruction_dim
     restorer.eval()
-    parts: list[list[NDArray[np.float32]]] = [[], [], [], []]
+    parts: list[list[NDArray[np.float32]]] = [[] for _ in restorer.outputs]
     for start in range(0, len(voxels), batch_size):
         inputs = graph_inputs(voxels[start : start + batch_size], modality, mr_scale, dimension)
         outputs = restorer(*(tensor.to(device) for tensor in inputs))
-        for part, output in zip(parts, outputs, strict=True):
+        for part, output in zip(parts, outputs, strict=False):  # the last is None where there is no error map
             part.append(output.cpu().numpy())
-    restored, probability, degradation, instruction = (np.concatenate(part) for part in parts)
-    return RestoredVolume(restored[:, 0], probability, degradation[:, 0], instruction)
+    restored, probability, degradation, instruction, *rest = (np.concatenate(part) for part in parts)
+    error = rest[0][:, 0] if rest else None
+    return RestoredVolume(restored[:, 0], probability, degradation[:, 0], instruction, error)
 
 
 @torch.inference_mode()
@@ -105,16 +109,20 @@ def restore_tiled(
     guidance = restorer.guide(whole, kind, scale)
     instruction, weight = guidance.instruction.float(), torch.ones_like(weight)
 
+    images = [name for name in ("restored", "predicted_error") if name in restorer.outputs]
+
     def parts() -> Iterator[tuple[Tile, NDArray[np.float32]]]:
         for tile in tiles(height, width, side):
             part = whole[(..., *tile.window)].contiguous()
-            yield tile, restorer(part, kind, scale, instruction, weight).restored[0, 0].cpu().numpy()
+            answer = restorer(part, kind, scale, instruction, weight)
+            yield tile, np.concatenate([getattr(answer, name)[0].cpu().numpy() for name in images])
 
     joined = join(parts(), height, width)
     probability = torch.softmax(guidance.modality_logits.float(), dim=1)
     return RestoredVolume(
-        joined[None],
+        joined[:1],
         probability.cpu().numpy(),
         guidance.degradation.float()[:, 0].cpu().numpy(),
         instruction.cpu().numpy(),
+        joined[1:] if len(images) == 2 else None,
     )

@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from model.blocks import Block, Down, Up
 from model.config import ModelConfig
+from model.error_map import ErrorHead
 from model.guidance import Guidance, GuidanceModule, LabelGuidance, NoGuidance
 
 FEATURE_MAPS = 2  # that `model.units.features` gives
@@ -24,10 +25,15 @@ class GuidedNetwork(nn.Module):
         super().__init__()
         self.guidance = guidance
         self.instruction_dim = instruction_dim
+        self.error_head: ErrorHead | None = None
 
     def restore(self, features: Tensor, instruction: Tensor) -> Tensor:
         """Residual [B, 1, H, W] of feature maps [B, 2, H, W] under an instruction [B, D]."""
         raise NotImplementedError
+
+    def restore_with_error(self, features: Tensor, instruction: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The residual, and the logarithm [B, 1, H, W] of its expected error where there is an `error_head`."""
+        return self.restore(features, instruction), None
 
     def forward(self, features: Tensor, selector: Tensor) -> tuple[Tensor, Guidance]:
         """Residual and guidance of feature maps, with the network's own instruction."""
@@ -56,9 +62,20 @@ class MiraNet(GuidedNetwork):
         self.head = nn.Conv2d(widths[0], 1, 3, padding=1)
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)  # an untrained network returns its input
+        self.error_head = ErrorHead(widths[0]) if config.error_map else None  # last: the other weights stay the same
 
     def restore(self, features: Tensor, instruction: Tensor) -> Tensor:
         """Residual [B, 1, H, W] of feature maps [B, 2, H, W] under an instruction [B, D]."""
+        residual: Tensor = self.head(self._decoded(features, instruction))
+        return residual
+
+    def restore_with_error(self, features: Tensor, instruction: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The residual, and the logarithm [B, 1, H, W] of its expected error where there is an `error_head`."""
+        x = self._decoded(features, instruction)
+        return self.head(x), None if self.error_head is None else self.error_head(x)
+
+    def _decoded(self, features: Tensor, instruction: Tensor) -> Tensor:
+        """Last features of the decoder, [B, C, H, W]."""
         x = self.stem(features)
         skips = []
         for level, blocks in enumerate(self.encoder):
@@ -69,8 +86,8 @@ class MiraNet(GuidedNetwork):
         for level in reversed(range(len(self.up))):
             x = self.up[level](x, skips[level])
             x = self._through(self.decoder[level], x, instruction)
-        residual: Tensor = self.head(x)
-        return residual
+        decoded: Tensor = x
+        return decoded
 
     @staticmethod
     def _through(blocks: nn.Module, x: Tensor, instruction: Tensor) -> Tensor:

@@ -19,12 +19,15 @@ class Restoration(NamedTuple):
         modality_probability: float32 [B, 3], the network's own estimate, in the order of `Modality`.
         degradation: float32 [B, 1], its own estimate, 0 (untouched) to 1 (the worst that was trained on).
         instruction_used: float32 [B, D], the instruction that modulated the network.
+        predicted_error: float32 [B, 1, H, W], one standard deviation of the error that the network expects of
+            `restored`, in its unit; None of a network without an error map, whose served graph lacks this output.
     """
 
     restored: Tensor
     modality_probability: Tensor
     degradation: Tensor
     instruction_used: Tensor
+    predicted_error: Tensor | None = None
 
 
 class Restorer(nn.Module):
@@ -41,6 +44,12 @@ class Restorer(nn.Module):
         super().__init__()
         self.network = network.half() if half else network
         self.half_precision = half
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the served graph's outputs, in their order."""
+        names = Restoration._fields
+        return names if self.network.error_head is not None else names[:-1]
 
     def estimate(self, image: Tensor, modality: Tensor, mr_scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Normalised value, feature maps and one-hot modality of images in native units."""
@@ -72,10 +81,15 @@ class Restorer(nn.Module):
         own = guidance.instruction
         share = instruction_weight.to(own.dtype)
         used = own * (1 - share) + instruction.to(own.dtype) * share
-        residual = self.network.restore(seen, used).float()
-        change = residual * units.residual_unit(value, selector) * units.trust(value, selector)
-        restored = image + change * units.native_range(selector, mr_scale)
+        residual, expected = self.network.restore_with_error(seen, used)
+        native = units.native_range(selector, mr_scale)
+        change = residual.float() * units.residual_unit(value, selector) * units.trust(value, selector)
+        restored = image + change * native
         is_ct = selector[:, Modality.CT.number, None, None, None] > 0
         restored = torch.where(is_ct, restored, restored.clamp_min(0.0))
         probability = torch.softmax(guidance.modality_logits.float(), dim=1)
-        return Restoration(restored, probability, guidance.degradation.float(), used.float())
+        estimates = probability, guidance.degradation.float(), used.float()
+        if self.network.error_head is None or expected is None:
+            return Restoration(restored, *estimates)
+        deviation = self.network.error_head.deviation(expected, selector)
+        return Restoration(restored, *estimates, deviation * units.choose(selector, units.LOSS_UNIT) * native)

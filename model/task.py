@@ -10,6 +10,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from model import units
 from model.data import Batch
+from model.error_map import error_loss
 from model.losses import Losses, training_losses
 from model.network import GuidedNetwork
 from model.restorer import Restorer
@@ -58,11 +59,17 @@ class RestorationTask(pl.LightningModule):  # type: ignore[misc]  # lightning is
         value, seen, selector = self.restorer.estimate(batch.degraded, batch.modality, batch.mr_scale)
         if not seen.is_cuda or torch.is_autocast_enabled():
             seen = seen.contiguous(memory_format=torch.channels_last)
-        residual, guidance = self.restorer.network(seen, selector)
+        network = self.restorer.network
+        guidance = network.guidance(seen, selector)
+        residual, expected = network.restore_with_error(seen, guidance.instruction)
         restored = value + residual.float() * units.residual_unit(value, selector) * units.trust(value, selector)
         target = units.normalise(batch.reference, selector, batch.mr_scale)
         error = (restored - target) / units.choose(selector, units.LOSS_UNIT)
-        return training_losses(error, guidance, batch.modality, batch.severity, self.indicator_weight)
+        losses = training_losses(error, guidance, batch.modality, batch.severity, self.indicator_weight)
+        if expected is None:
+            return losses
+        # of parameters of its own, so its weight against the others means nothing
+        return losses._replace(total=losses.total + error_loss(expected, error))
 
     def training_step(self, batch: Batch, batch_index: int) -> dict[str, Tensor]:
         """Losses of one step; Lightning minimises `loss`."""
@@ -78,6 +85,18 @@ class RestorationTask(pl.LightningModule):  # type: ignore[misc]  # lightning is
         """One step of the optimiser, then one of the averaged weights."""
         super().optimizer_step(*args, **kwargs)
         self.averaged.update_parameters(self.restorer.network)
+
+    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        """Limit the norm of the error head's gradient by itself, so that the others' stay what they are without it."""
+        head = self.restorer.network.error_head
+        kept = [] if head is None else [(parameter, parameter.grad) for parameter in head.parameters()]
+        for parameter, _ in kept:
+            parameter.grad = None
+        self.clip_gradients(optimizer, *args, **kwargs)
+        for parameter, gradient in kept:
+            parameter.grad = gradient
+        if kept:
+            torch.nn.utils.clip_grad_norm_([parameter for parameter, _ in kept], self.trainer.gradient_clip_val)
 
     def rate(self, step: int) -> float:
         """Learning rate of a step as a share of the peak."""
@@ -96,6 +115,8 @@ class RestorationTask(pl.LightningModule):  # type: ignore[misc]  # lightning is
             },
             {"params": [p for p in parameters if not (p.ndim > 1 and p.numel() > p.shape[0])], "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=(0.9, 0.99), fused=True)
+        # with mixed precision lightning refuses to clip the gradients of a fused optimiser
+        fused = self._trainer is None or self.trainer.precision == "32-true"
+        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=(0.9, 0.99), fused=fused)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -6,7 +6,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from mira.errors import ConfigurationError
-from model.callbacks import Curves, Progress, ResumePoint, Row, Sink
+from model.callbacks import Curves, EarlyStop, Progress, ResumePoint, Row, Sink
 from model.config import size_config
 from model.data import PairedVolume, PatchBatches, PatchDataModule, Ranks
 from model.network import GuidedNetwork, MiraNet
@@ -48,6 +48,8 @@ class Settings:
     accelerator: str
     precision: str
     workers: int
+    error_map: bool = False
+    patience_rounds: int = 0
 
     @property
     def steps_per_round(self) -> int:
@@ -62,6 +64,8 @@ class Trained:
     Attributes:
         network: the network with averaged weights, on the CPU.
         rows: losses and validation figures by step.
+        steps: optimiser steps that were taken in all; fewer than planned where the training ended early.
+        kept_step: step that the weights are of; that of the best round where training may end early.
         resumed_at: step that this process began at; 0 for a training in one go.
         seconds: duration of this process' part.
         images_per_second: patches per second of this process' part.
@@ -70,6 +74,8 @@ class Trained:
 
     network: GuidedNetwork
     rows: list[Row]
+    steps: int
+    kept_step: int
     resumed_at: int
     seconds: float
     images_per_second: float
@@ -105,14 +111,20 @@ def fit(
         network: makes the network; MIRA-Net of `settings.size` when left out.
 
     Raises:
-        ConfigurationError: when no such device is here.
+        ConfigurationError: when no such device is here, or the training may end early without validation slices.
     """
+    ranks = Ranks.from_environment()
+    if settings.patience_rounds and not samples and ranks.rank == 0:
+        raise ConfigurationError(
+            "patience_rounds ends a training by its validation, but there are no validation slices. Raise "
+            "validation_slices and see that the pairs have a validation split, or set patience_rounds to 0."
+        )
     resume = work / RESUME_FILE
     quiet()
     # lightning's own seeding would seed the process; weights alone need it, patches have their own generators
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        trainee = MiraNet(size_config(settings.size)) if network is None else network()
+        trainee = _mira_net(settings) if network is None else network()
         channels_last(trainee)
     task = RestorationTask(
         trainee,
@@ -123,13 +135,13 @@ def fit(
         ema_decay=settings.ema_decay,
         indicator_weight=settings.indicator_weight,
     )
-    ranks = Ranks.from_environment()
     batches = PatchBatches(
         volumes, settings.batch_size, settings.patch_size, settings.seed, settings.clean_share, ranks
     )
     every = settings.steps_per_round
     curves = Curves(settings.log_every, every, samples, sink)
-    callbacks: list[pl.Callback] = [curves, ResumePoint(resume, every)]
+    early = EarlyStop(curves, every, settings.patience_rounds) if settings.patience_rounds else None
+    callbacks: list[pl.Callback] = [curves, *([] if early is None else [early]), ResumePoint(resume, every)]
     trainer = _trainer(settings, work, [*callbacks, Progress(what, say)] if ranks.rank == 0 else callbacks, ranks)
     begin = time.monotonic()
     started = int(torch.load(resume, weights_only=True, mmap=True)["global_step"]) if resume.is_file() else 0
@@ -142,14 +154,23 @@ def fit(
     if trainer.interrupted:
         raise KeyboardInterrupt
     seconds = time.monotonic() - begin
+    averaged = task.averaged_network.cpu().eval()
+    if early is not None and early.weights:
+        averaged.load_state_dict(early.weights)
     return Trained(
-        network=task.averaged_network.cpu().eval(),
+        network=averaged,
         rows=curves.rows,
+        steps=trainer.global_step,
+        kept_step=trainer.global_step if early is None else early.best_step,
         resumed_at=started,
         seconds=seconds,
-        images_per_second=(settings.total_steps - started) * settings.batch_size / seconds,
+        images_per_second=(trainer.global_step - started) * settings.batch_size / seconds,
         device=trainer.strategy.root_device.type,
     )
+
+
+def _mira_net(settings: Settings) -> MiraNet:
+    return MiraNet(replace(size_config(settings.size), error_map=settings.error_map))
 
 
 def _trainer(settings: Settings, work: Path, callbacks: list[pl.Callback], ranks: Ranks) -> pl.Trainer:

@@ -33,7 +33,7 @@ class Cost:
     Attributes:
         parameters: number of weights.
         multiplications: multiply-accumulates per pixel, in a slice of 256 x 256.
-        seconds: time of a 512 x 512 slice on one core, best of three.
+        seconds: time of a 512 x 512 slice on one core, best of some.
     """
 
     parameters: int
@@ -53,19 +53,21 @@ def load_network(finished: Finished) -> "Restorer":
     return Restorer(network).eval()
 
 
-def cost_of(restorer: "Restorer") -> Cost:
-    """Weights, multiplications and time of a network."""
+def cost_of(restorer: "Restorer", repeats: int = 3) -> Cost:
+    """Weights, multiplications, and time of a network, the best of some repeats."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
+
+    from components.train.step import threads_of_torch
 
     def inputs(side: int) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.rand(1, 2, side, side), torch.eye(3)[:1]
 
-    with torch.inference_mode():
+    with torch.inference_mode(), threads_of_torch(1):
         with FlopCounterMode(display=False) as counter:
             restorer.network(*inputs(256))
         times = []
-        for _ in range(3):
+        for _ in range(repeats):
             features, selector = inputs(512)
             begin = time.perf_counter()
             restorer.network(features, selector)

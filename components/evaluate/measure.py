@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 CLINICAL: dict[str, str] = {
     "hu_mean_bias": "HU; mean of uniform soft tissue, test minus reference",
     "suv_mean_bias": "percent of the reference; mean SUV of tissue above 0.5 SUV",
+    "suv_lesion_bias": "percent of the reference; mean SUV of contoured structures hotter than their surroundings, "
+    "mean over structures",
     "suv_max_bias": "percent of the reference; hottest voxel of the measured slices",
     "mr_mean_bias": "percent of the reference; mean of the MR foreground",
     "noise_ratio": "standard deviation in uniform 8 x 8 patches over that of the reference",
@@ -63,6 +65,8 @@ class Measured:
         modality_probability: float32 [S, 3] of the unified network.
         degradation: float32 [S] of the unified network.
         restored: the slices themselves by network, `input` among them.
+        predicted_error: float32 [S, H, W] of the unified network, one standard deviation in native units, where it
+            has an error map.
     """
 
     pair: PairRecord
@@ -71,6 +75,7 @@ class Measured:
     modality_probability: NDArray[np.float32] | None = None
     degradation: NDArray[np.float32] | None = None
     restored: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    predicted_error: NDArray[np.float32] | None = None
 
 
 def choose_slices(
@@ -146,6 +151,7 @@ def measure(
         if name == unified:
             result.modality_probability = restored.modality_probability
             result.degradation = restored.degradation
+            result.predicted_error = restored.predicted_error
     region = uniform_region(slices.reference, pair.modality)
     for name, image in images.items():
         result.clinical[name] = clinical_figures(slices, image, region)
@@ -174,4 +180,7 @@ def clinical_figures(slices: Slices, image: NDArray[np.float32], region: NDArray
         if kept:
             figures["lesion_recovery"] = float(np.mean(kept))
             figures["lesion_recovery_worst"] = float(np.min(kept))
+        hot = [100 * c.mean_change / c.mean for c in contrasts if c.recovery is not None and c.reference > 0 < c.mean]
+        if hot and modality is Modality.PET:
+            figures["suv_lesion_bias"] = float(np.mean(hot))
     return figures

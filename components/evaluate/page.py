@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from components.evaluate.pictures import label
-from components.evaluate.results import CHAMPION, INPUT, UNIFIED, Evaluation, Row
+from components.evaluate.results import CHAMPION, INPUT, RELIABILITY, UNIFIED, Evaluation, Row
 from components.report.page import embed, render
 from mira.tasks import TASKS, Task
 
@@ -92,6 +92,14 @@ def indicator_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
     return [row.model_dump() | {"name": label(row.task)} for row in evaluation.indicators]
 
 
+def reliability_content(evaluation: Evaluation, folder: Path) -> dict[str, Any] | None:
+    """Figures and plot of the predicted error; None of a network without one."""
+    if not evaluation.reliability:
+        return None
+    rows = [row.model_dump(exclude={"bins"}) | {"name": label(row.task)} for row in evaluation.reliability]
+    return {"rows": rows, "source": embed(folder / RELIABILITY)}
+
+
 def evaluation_page(evaluation: Evaluation, pictures: Path) -> str:
     """The whole page.
 
@@ -106,4 +114,5 @@ def evaluation_page(evaluation: Evaluation, pictures: Path) -> str:
         tables=measure_tables(evaluation, evaluation.profile),
         pictures=picture_list(evaluation, pictures),
         indicators=indicator_rows(evaluation),
+        reliability=reliability_content(evaluation, pictures),
     )

@@ -1,4 +1,4 @@
-"""Pictures of one slice: degraded, restored, reference and their difference, in the task's display window."""
+"""Pictures of one slice: degraded, restored, reference, their difference and the error that the network expects."""
 
 from pathlib import Path
 
@@ -45,8 +45,9 @@ def draw(slices: Slices, measured: Measured, profile: str, folder: Path) -> Pict
     rows, columns = crop(reference, low)
     aspect = pair.spacing_mm[1] / pair.spacing_mm[2]
     height = (rows.stop - rows.start) * aspect / (columns.stop - columns.start)
-    figure = Figure(figsize=(4 * PANEL, PANEL * height + 0.32), dpi=110, facecolor="white")
-    axes = figure.subplots(1, 4)
+    panels = 4 if measured.predicted_error is None else 5
+    figure = Figure(figsize=(panels * PANEL, PANEL * height + 0.32), dpi=110, facecolor="white")
+    axes = figure.subplots(1, panels)
     figure.subplots_adjust(left=0, right=1, bottom=0, top=1 - 0.3 / (PANEL * height + 0.32), wspace=0.02)
     colours = "gray_r" if pair.modality is Modality.PET else "gray"
     for axis, (title, image) in zip(axes, images.items(), strict=False):
@@ -57,6 +58,10 @@ def draw(slices: Slices, measured: Measured, profile: str, folder: Path) -> Pict
         difference[rows, columns], cmap="RdBu_r", vmin=-span, vmax=span, aspect=aspect, interpolation="nearest"
     )
     axes[3].set_title("restored − reference", fontsize=9, color="#1b2530", pad=4)
+    if measured.predicted_error is not None:
+        error = measured.predicted_error[at][rows, columns]
+        axes[4].imshow(error, cmap="magma", vmin=0, vmax=span, aspect=aspect, interpolation="nearest")
+        axes[4].set_title("expected error (1 SD)", fontsize=9, color="#1b2530", pad=4)
     for axis in axes:
         axis.set_axis_off()
     name = f"{spec.short}-{pair.split}.png"
@@ -68,7 +73,7 @@ def draw(slices: Slices, measured: Measured, profile: str, folder: Path) -> Pict
         split=pair.split,
         site=pair.site,
         level=pair.physics.level,
-        caption=_caption(slices, images, at, profile, (low, high), span),
+        caption=_caption(slices, images, at, profile, (low, high), span, panels == 5),
     )
 
 
@@ -100,6 +105,7 @@ def _caption(
     profile: str,
     window: tuple[float, float],
     span: float,
+    with_error: bool,
 ) -> str:
     pair, spec = slices.pair, TASKS[slices.pair.task]
     figures = []
@@ -111,7 +117,7 @@ def _caption(
     return (
         f"{label(pair.task)}, {who} of {pair.site}, {spec.level_name} {pair.physics.level:g}: {', '.join(figures)} "
         f"(this slice, profile {profile}). Window {window[0]:.4g} to {window[1]:.4g} and difference ±{span:.3g}, "
-        f"in {spec.unit}"
+        f"{f'expected error 0 to {span:.3g}, ' if with_error else ''}in {spec.unit}"
     )
 
 

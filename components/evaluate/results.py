@@ -14,6 +14,7 @@ from mira.tasks import Task
 INPUT = "input"
 UNIFIED = "unified"
 CHAMPION = "champion"
+RELIABILITY = "reliability.png"  # below `pictures/`
 
 
 class Network(Record):
@@ -108,6 +109,38 @@ class Indicator(Record):
     severity_error: float
 
 
+class ReliabilityBin(Record):
+    """Pixels of about the same predicted deviation; both figures are root mean squares in native units."""
+
+    pixels: int
+    predicted: float
+    observed: float
+
+
+class Reliability(Record):
+    """How the unified network's predicted error compares with the error that it made, on pixels of the patient.
+
+    Attributes:
+        pixels: pixels compared.
+        within_one: share of pixels whose error is at most the predicted standard deviation.
+        within_two: at most twice that.
+        mean_square: mean of (error / predicted deviation)^2; 1 is calibrated.
+        correlation: Spearman correlation of the bins' predicted deviation and mean absolute error; None with too few.
+        ence: mean over bins of |predicted - observed| / predicted (Levi et al., Sensors 2022); 0 is calibrated.
+        bins: ten, of about equally many pixels, by rising predicted deviation.
+    """
+
+    task: Task
+    split: Split
+    pixels: int
+    within_one: float
+    within_two: float
+    mean_square: float
+    correlation: float | None
+    ence: float
+    bins: list[ReliabilityBin]
+
+
 class Picture(Record):
     """A picture of one slice: degraded, restored, reference and difference side by side.
 
@@ -132,6 +165,7 @@ class Evaluation(Record):
         profiles: name -> definition in words of every profile in the rows.
         networks: name -> what was measured.
         summary: task -> split -> compact figures, for `dvc metrics show` and the Kubeflow UI.
+        reliability: of the predicted error; empty of a network without one.
         skipped_slices: blank slices left out.
         data_version: hash of cases and pairing parameters.
         clinical: name -> definition and unit of each clinical figure.
@@ -148,6 +182,7 @@ class Evaluation(Record):
     skipped_slices: int
     data_version: str
     clinical: dict[str, str]
+    reliability: list[Reliability] = Field(default_factory=list)
 
 
 def read_evaluation(folder: Path) -> Evaluation:

@@ -11,10 +11,11 @@ from components.command import announce
 from components.evaluate.aggregate import case_table, compare, indicators, slice_table, strata, summarise
 from components.evaluate.measure import CLINICAL, Measured, Slices, load_slices, measure
 from components.evaluate.page import evaluation_page
-from components.evaluate.results import CHAMPION, UNIFIED, Evaluation, Network, Picture
+from components.evaluate.reliability import ErrorCounts, draw_reliability
+from components.evaluate.results import CHAMPION, RELIABILITY, UNIFIED, Evaluation, Network, Picture
 from mira.cases import Record
 from mira.errors import DataRejected
-from mira.pairs import PairRecord, read_index
+from mira.pairs import PairRecord, Split, read_index
 from mira.progress import track
 from mira.quality.profiles import profile_named
 from mira.storage import atomic_folder, hash_file, read_json, write_json, write_text
@@ -105,6 +106,7 @@ def evaluate(
     shown = _to_show(work)
     measured: list[Measured] = []
     pictures: list[Picture] = []
+    counts: dict[tuple[Task, Split], ErrorCounts] = defaultdict(ErrorCounts)
     skipped = 0
     with atomic_folder(out) as new:
         for number, pair in enumerate(track(work, "evaluate", unit="pair"), start=1):
@@ -116,10 +118,15 @@ def evaluate(
             skipped += next(iter(item.slices.values())).skipped
             if pair.pair_id in shown:
                 pictures.append(_draw(slices, item, config, new))
-            item.restored = {}  # a run has more pairs than memory
+            _count_errors(slices, item, counts)
+            item.restored, item.predicted_error = {}, None  # a run has more pairs than memory
             measured.append(item)
             announce(f"{number} of {len(work)} pairs measured")
         evaluation = _collect(measured, pictures, described, skipped, index.data_version, new, config)
+        if counts:
+            reliability = [own.summary(*key) for key, own in counts.items()]
+            draw_reliability(reliability, new / "pictures" / RELIABILITY)
+            evaluation = evaluation.model_copy(update={"reliability": reliability})
         write_json(new / "metrics.json", evaluation.model_dump(mode="json"))
         write_text(new / "report.html", evaluation_page(evaluation, new / "pictures"))
     return EvaluateSummary(
@@ -161,6 +168,18 @@ def _measure(
     """Measure a pair with the networks that were trained on its task."""
     own = {name: network for name, network in loaded.items() if slices.pair.task in described[name].tasks}
     return measure(slices, own, config.profiles, UNIFIED, config.batch_size)
+
+
+def _count_errors(slices: Slices, item: Measured, counts: dict[tuple[Task, Split], ErrorCounts]) -> None:
+    """Compare the predicted error of a pair, where there is one, with the error that was made in the patient."""
+    from model.data import FOREGROUND
+
+    if item.predicted_error is None:
+        return
+    pair = slices.pair
+    inside = slices.reference > FOREGROUND[pair.task] * (pair.mr_scale or 1.0)
+    if inside.any():
+        counts[pair.task, pair.split].add(item.restored[UNIFIED] - slices.reference, item.predicted_error, inside)
 
 
 def _to_show(work: list[PairRecord]) -> set[str]:

@@ -3,7 +3,8 @@
 import sys
 
 from components.command import main
-from components.export.step import ExportConfig, export
+from components.export.config import ExportConfig
+from components.export.step import export
 
 if __name__ == "__main__":
     description = "Export the networks of a registered version to ONNX, and compare each with torch in native units."

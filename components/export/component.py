@@ -27,7 +27,7 @@ def export(
     from pathlib import Path
 
     from components.command import configure, reported
-    from components.export.step import ExportConfig
+    from components.export.config import ExportConfig
     from components.export.step import export as run
     from components.kubeflow_outputs import describe_export, log_metrics
 

@@ -1,52 +1,75 @@
-"""Parity: the exported file against torch, on held-out slices in native units and on awkward sizes."""
+"""Parity: an engine against torch, on held-out slices in native units and on awkward sizes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mira.pairs import PairIndex, PairRecord, read_pair
+from components.evaluate.measure import Slices, load_slices
+from mira.pairs import PairIndex, PairRecord
 from mira.tasks import TASKS, Modality, Task
 
 if TYPE_CHECKING:
     import torch
 
-    from model.export import OnnxSession
     from model.restorer import Restorer
 
 # Batch, height and width at which dynamic shapes are tried, besides the slices' own.
 SIZES = ((1, 32, 32), (1, 33, 47), (3, 128, 128), (1, 200, 328))
 NORMALISED = {Modality.CT: 4095.0, Modality.PET: 20.0, Modality.MR: 1.0}  # native units of one normalised unit
+IMAGES = ("restored", "predicted_error")  # outputs in the unit of the input
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Slices of one pair that both engines restore.
+    """Slices that torch and an engine restore.
 
     Attributes:
-        name: pair id and slice, or a size, for the report.
+        name: pair id, or a size, for the report.
         modality: modality of the slices.
         mr_scale: robust scale of an MR case, 1 otherwise.
         images: float32 [B, H, W] in native units.
+        slices: the pair's slices, with reference and structures; None of a size.
     """
 
     name: str
     modality: Modality
     mr_scale: float
     images: NDArray[np.float32]
+    slices: Slices | None = None
+
+    def place(self, number: int) -> str:
+        """Where the image of that number comes from, for the report."""
+        return self.name if self.slices is None else f"{self.name}, slice {self.slices.index[number]}"
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What torch gives in f32.
+
+    Attributes:
+        probe: the slices.
+        inputs: in the order of `Restorer.INPUTS`.
+        outputs: by name.
+    """
+
+    probe: Probe
+    inputs: "tuple[torch.Tensor, ...]"
+    outputs: dict[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How far both engines are apart on a probe.
+    """How far an engine is from torch on a probe.
 
     Attributes:
-        probe: name of the probe.
+        probe: name of the probe and its worst slice.
         modality: its modality.
         shape: (batch, height, width).
         image: largest difference of a pixel, in HU, SUVbw or multiples of the MR scale.
+        rms: root mean square difference of the slice where it is largest, in the same unit.
         indicators: largest difference of modality probabilities, degradation and instruction.
     """
 
@@ -54,6 +77,7 @@ class Difference:
     modality: Modality
     shape: tuple[int, int, int]
     image: float
+    rms: float
     indicators: float
 
     @property
@@ -63,7 +87,8 @@ class Difference:
 
 
 def held_out(root: Path, index: PairIndex, task: Task, count: int) -> list[Probe]:
-    """Degraded middle slices of pairs that were not trained on, of as many patients and levels as there are.
+    """Middle slices of pairs that were not trained on, and those with most of a structure, of as many patients and
+    levels as there are.
 
     Test pairs come first, then validation pairs; without either, training pairs, since parity is no measure of quality.
     """
@@ -73,11 +98,24 @@ def held_out(root: Path, index: PairIndex, task: Task, count: int) -> list[Probe
     chosen = [pool[number * len(pool) // min(count, len(pool))] for number in range(min(count, len(pool)))]
     probes = []
     for pair in chosen:
-        voxels = read_pair(root, pair)[0].voxels
-        middle = len(voxels) // 2
-        image = np.ascontiguousarray(voxels[middle : middle + 1])
-        probes.append(Probe(f"{pair.pair_id}, slice {middle}", TASKS[task].modality, pair.mr_scale or 1.0, image))
+        slices = _telling(load_slices(root, pair, 0, 0))
+        probes.append(Probe(pair.pair_id, TASKS[task].modality, pair.mr_scale or 1.0, slices.degraded, slices))
     return probes
+
+
+def _telling(slices: Slices) -> Slices:
+    """The middle slice of a volume, and the one that shows most of its structures."""
+    chosen = {len(slices.index) // 2}
+    if slices.structures is not None:
+        chosen.add(int(np.count_nonzero(slices.structures, axis=(1, 2)).argmax()))
+    rows = sorted(chosen)
+    return replace(
+        slices,
+        index=slices.index[rows],
+        degraded=slices.degraded[rows],
+        reference=slices.reference[rows],
+        structures=None if slices.structures is None else slices.structures[rows],
+    )
 
 
 def resized(probe: Probe, batch: int, height: int, width: int) -> Probe:
@@ -91,25 +129,36 @@ def resized(probe: Probe, batch: int, height: int, width: int) -> Probe:
     return Probe(f"{batch}x1x{height}x{width}", probe.modality, probe.mr_scale, images.astype(np.float32))
 
 
-def compare(restorer: "Restorer", session: "OnnxSession", probe: Probe) -> Difference:
-    """Restore a probe with torch and with onnxruntime, and take the largest differences."""
+def expect(restorer: "Restorer", probe: Probe) -> Expected:
+    """Restore a probe with torch in f32."""
     import torch
 
     from model.inference import graph_inputs
 
-    dimension = restorer.network.instruction_dim
-    inputs = graph_inputs(probe.images, probe.modality, probe.mr_scale, dimension)
+    inputs = graph_inputs(probe.images, probe.modality, probe.mr_scale, restorer.network.instruction_dim)
     with torch.inference_mode():
-        expected = restorer(*inputs)
-    got = session.run(inputs)
+        outputs = restorer(*inputs)._asdict()
+    return Expected(probe, inputs, {name: outputs[name].numpy() for name in restorer.outputs})
+
+
+def compare(expected: Expected, got: dict[str, NDArray[np.float32]]) -> Difference:
+    """The largest differences of an engine's answers from torch's."""
+    probe = expected.probe
     unit = probe.mr_scale if probe.modality is Modality.MR else 1.0
-    image = _apart(expected.restored, got["restored"]) / unit
-    indicators = max(_apart(tensor, got[name]) for name, tensor in expected._asdict().items() if name != "restored")
+    images, indicators, rms, worst = 0.0, 0.0, 0.0, 0
+    for name, values in expected.outputs.items():
+        apart = _apart(values, got[name]).reshape(len(values), -1)
+        if name not in IMAGES:
+            indicators = max(indicators, float(apart.max()))
+            continue
+        if (largest := float(apart.max()) / unit) >= images:
+            images, worst = largest, int(apart.max(axis=1).argmax())
+        rms = max(rms, float(np.sqrt(np.square(apart).mean(axis=1)).max()) / unit)
     count, height, width = probe.images.shape
-    return Difference(probe.name, probe.modality, (count, height, width), image, indicators)
+    return Difference(probe.place(worst), probe.modality, (count, height, width), images, rms, indicators)
 
 
-def _apart(expected: "torch.Tensor", got: NDArray[np.float32]) -> float:
-    """Largest difference; infinite when a value is not a number."""
-    difference = np.abs(expected.numpy() - got)
-    return float(difference.max()) if np.isfinite(difference).all() else float("inf")
+def _apart(expected: NDArray[np.float32], got: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Absolute differences; infinite where a value is not a number."""
+    difference = np.abs(expected.astype(np.float64) - got)
+    return np.where(np.isfinite(difference), difference, np.inf)

@@ -1,49 +1,25 @@
-"""Export: registered networks to ONNX files that do what torch does, each with its metadata."""
+"""Export: registered networks to files that do what torch does, in each precision that stands the test."""
 
-from importlib import metadata as packages
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
 from components.command import announce
-from components.export.parity import SIZES, Difference, compare, held_out, resized
+from components.export.config import UNITS, ExportConfig, Precision
+from components.export.engines import ENGINES, FILES, Engine, open_session, versions
+from components.export.metadata import describe, engine_entry, without
+from components.export.parity import SIZES, Expected, expect, held_out, resized
+from components.export.profiles import profiles_of
+from components.export.quantise import calibration, quantise
+from components.export.verdict import Verdict, judge
 from components.promote.signing import sign_export
 from mira.cases import Record
 from mira.errors import DataRejected, ServingFailed
 from mira.pairs import PairIndex, read_index
 from mira.storage import atomic_folder, hash_file, read_json, write_json
-from mira.tasks import TASKS, Modality
 
 if TYPE_CHECKING:
     from model.checkpoint import Checkpoint
     from model.restorer import Restorer
-
-INTENDED_USE = "research use only; not for diagnosis or treatment"
-UNITS = {Modality.CT: "HU", Modality.PET: "SUVbw", Modality.MR: "mr_scale"}  # of differences and tolerances
-
-
-class ExportConfig(Record):
-    """Parameters of the export step."""
-
-    slices_per_task: int = Field(3, ge=1, description="held-out slices per task on which torch and ONNX are compared")
-    tolerance_hu: float = Field(0.05, gt=0, description="largest allowed difference of a CT pixel, HU")
-    tolerance_suv: float = Field(0.0005, gt=0, description="largest allowed difference of a PET pixel, SUVbw")
-    tolerance_mr: float = Field(
-        0.0001, gt=0, description="largest allowed difference of an MR pixel, as a share of the MR scale"
-    )
-    tolerance_indicators: float = Field(
-        0.001, gt=0, description="largest allowed difference of modality probabilities, degradation and instruction"
-    )
-    threads: int = Field(0, ge=0, description="CPU threads; 0 leaves it to the runtimes")
-
-    def tolerance(self, modality: Modality) -> float:
-        """The tolerance of a modality's pixels, in the unit of `UNITS`."""
-        return {
-            Modality.CT: self.tolerance_hu,
-            Modality.PET: self.tolerance_suv,
-            Modality.MR: self.tolerance_mr,
-        }[modality]
 
 
 class ExportSummary(Record):
@@ -51,61 +27,152 @@ class ExportSummary(Record):
 
     Attributes:
         version: number of the registered version.
-        models: served name -> SHA-256 of its ONNX file.
-        largest_difference: served name -> largest difference between torch and ONNX, in normalised units.
+        models: served name -> SHA-256 of its f32 ONNX file.
+        largest_difference: served name -> largest difference between torch and ONNX in f32, in normalised units.
+        engines: served name -> engines that may be served, e.g. `openvino bf16`.
+        refused: served name -> engine -> why it may not.
     """
 
     version: int
     models: dict[str, str]
     largest_difference: dict[str, float]
+    engines: dict[str, list[str]]
+    refused: dict[str, dict[str, str]]
 
 
 def export(networks: list[Path], version: Path, pairs: Path, out: Path, config: ExportConfig) -> ExportSummary:
-    """Export the networks of a registered version, and compare each with torch in its native units.
+    """Export the networks of a registered version, and compare each engine with torch in its native units.
 
     Args:
         networks: checkpoint folders.
         version: version.json that register wrote, or the folder that holds it.
         pairs: root of the pair store; its held-out slices are the test.
-        out: gets a folder per served model with `model.onnx` and `metadata.json`, and `parity.json`.
+        out: gets a folder per served model with the files of each precision and `metadata.json`, and `parity.json`.
         config: parameters.
 
     Raises:
         DataRejected: when a checkpoint is not the registered one, or the version or pairs are missing.
-        ServingFailed: when an export fails or is outside tolerance; the message names the worst slice. Nothing is
-            written then.
+        ServingFailed: when an export fails, or f32 or another required precision is outside tolerance; the message
+            names the worst slice. Nothing is written then.
     """
     from components.train.step import threads_of_torch
     from model.checkpoint import load_restorer
-    from model.export import OnnxSession, export_onnx
 
     registered = _read_version(version)
     index = read_index(pairs)
-    hashes: dict[str, str] = {}
     parity: dict[str, Any] = {}
     with atomic_folder(out) as new, threads_of_torch(config.threads):
         for number, folder in enumerate(networks):
             restorer, checkpoint = load_restorer(folder)
-            _check_registered(folder, checkpoint, registered)
+            check_registered(folder, checkpoint, registered)
             name = checkpoint.served_name
             announce(f"export {name}, {number + 1} of {len(networks)}")
-            path = export_onnx(restorer, new / name / "model.onnx")
-            differences = _measure(restorer, OnnxSession(path, config.threads), checkpoint, pairs, index, config)
-            parity[name] = _judge(name, differences, config)
-            hashes[name] = hash_file(path)
-            document = _metadata(name, checkpoint, registered, index, hashes[name], folder, parity[name])
-            write_json(new / name / "metadata.json", document)
-            sign_export(new / name, registered)
-        if not hashes:
+            parity[name] = _export_one(restorer, checkpoint, registered, pairs, index, folder, new / name, config)
+        if not parity:
             raise DataRejected("There are no networks to export. Give the checkpoint folders that train wrote.")
+        tested = {engine["engine"] for model in parity.values() for engine in model["engines"]}
         write_json(
-            new / "parity.json", {"version": int(registered["version"]), "engines": _engines(), "models": parity}
+            new / "parity.json", {"version": int(registered["version"]), "engines": versions(tested), "models": parity}
         )
+        hashes = {name: hash_file(new / name / "model.onnx") for name in parity}
     return ExportSummary(
         version=int(registered["version"]),
         models=hashes,
         largest_difference={name: result["largest_difference"] for name, result in parity.items()},
+        engines={name: [_label(engine) for engine in result["engines"] if not engine["reason"]]
+                 for name, result in parity.items()},
+        refused={name: {_label(engine): engine["reason"] for engine in result["engines"] if engine["reason"]}
+                 for name, result in parity.items()},
+    )  # fmt: skip
+
+
+def _export_one(
+    restorer: "Restorer",
+    checkpoint: "Checkpoint",
+    registered: dict[str, Any],
+    pairs: Path,
+    index: PairIndex,
+    weights: Path,
+    folder: Path,
+    config: ExportConfig,
+) -> dict[str, Any]:
+    """Write a network's files, those that stand the test, with metadata and signature; returns its parity report."""
+    expected = expectations(restorer, checkpoint, pairs, index, config)
+    report: dict[str, Any] = {}
+    entries, tried = [], []
+    for precision in sorted(config.precisions, key=list(Precision).index):
+        if precision is not Precision.F32:
+            announce(f"export {folder.name}: {precision}")
+        for engine in ENGINES[precision]:
+            try:
+                _write(precision, restorer, checkpoint, pairs, index, folder, config)
+                session = open_session(engine, folder, config.threads)
+            except (ServingFailed, DataRejected) as error:
+                if precision in config.required_precisions or precision is Precision.F32:
+                    raise
+                tried.append({**_named(engine), "reason": str(error)})
+                continue
+            verdict = judge(engine, session, expected, config.tolerances.of(precision))
+            tried.append({**_named(engine), "reason": verdict.reason, **verdict.figures()})
+            if not verdict.reason:
+                entries.append(engine_entry(verdict, folder))
+            elif precision in config.required_precisions or precision is Precision.F32:
+                raise ServingFailed(
+                    f"{folder.name}: {engine} {verdict.reason}. Do not serve it; what served before still serves."
+                )
+            else:
+                without(folder, verdict)
+            report = report or _report(verdict)
+    report["engines"] = tried
+    document = describe(
+        checkpoint, restorer, registered, index, weights, folder, report, entries, profiles_of(index.pairs)
     )
+    write_json(folder / "metadata.json", document)
+    sign_export(folder, registered)
+    return report
+
+
+def _write(
+    precision: Precision,
+    restorer: "Restorer",
+    checkpoint: "Checkpoint",
+    pairs: Path,
+    index: PairIndex,
+    folder: Path,
+    config: ExportConfig,
+) -> None:
+    """Write the file of a precision, where it is not there yet."""
+    from model.export import export_half, export_onnx
+
+    path = folder / FILES[precision]
+    if path.exists():
+        return
+    if precision is Precision.FP16:
+        export_half(restorer, path)
+    elif precision is Precision.INT8:
+        dimension = checkpoint.model.instruction_dim
+        inputs = calibration(pairs, index, checkpoint.tasks, config.calibration_slices, dimension)
+        quantise(folder / FILES[Precision.F32], path, inputs)
+    else:
+        export_onnx(restorer, path)
+
+
+def expectations(
+    restorer: "Restorer", checkpoint: "Checkpoint", pairs: Path, index: PairIndex, config: ExportConfig
+) -> list[Expected]:
+    """What torch gives on held-out slices of each task, and on awkward sizes.
+
+    Raises:
+        DataRejected: when there are no pairs of a task.
+    """
+    expected = []
+    for task in checkpoint.tasks:
+        probes = held_out(pairs, index, task, config.slices_per_task)
+        if not probes:
+            raise DataRejected(f"The pair store has no pairs of {task}, which {checkpoint.served_name} was trained on.")
+        sizes = [resized(probes[0], *size) for size in SIZES]
+        expected += [expect(restorer, probe) for probe in (*probes, *sizes)]
+    return expected
 
 
 def _read_version(version: Path) -> dict[str, Any]:
@@ -116,8 +183,12 @@ def _read_version(version: Path) -> dict[str, Any]:
     return document
 
 
-def _check_registered(folder: Path, checkpoint: "Checkpoint", registered: dict[str, Any]) -> None:
-    """The weights must be those that were registered, or the lineage would not hold for what is served."""
+def check_registered(folder: Path, checkpoint: "Checkpoint", registered: dict[str, Any]) -> None:
+    """The weights must be those that were registered, or the lineage would not hold for what is served.
+
+    Raises:
+        DataRejected: when they are not.
+    """
     known = registered.get("networks", {}).get(checkpoint.network)
     if known is None:
         raise DataRejected(
@@ -131,55 +202,23 @@ def _check_registered(folder: Path, checkpoint: "Checkpoint", registered: dict[s
         )
 
 
-def _measure(
-    restorer: "Restorer",
-    session: Any,
-    checkpoint: "Checkpoint",
-    pairs: Path,
-    index: PairIndex,
-    config: ExportConfig,
-) -> list[Difference]:
-    """Differences on held-out slices of each task, and on awkward sizes."""
-    differences = []
-    for task in checkpoint.tasks:
-        probes = held_out(pairs, index, task, config.slices_per_task)
-        if not probes:
-            raise DataRejected(f"The pair store has no pairs of {task}, which {checkpoint.served_name} was trained on.")
-        sizes = [resized(probes[0], *size) for size in SIZES]
-        differences += [compare(restorer, session, probe) for probe in (*probes, *sizes)]
-    return differences
+def _named(engine: Engine) -> dict[str, str]:
+    return {"engine": engine.name, "precision": engine.precision.value}
 
 
-def _judge(name: str, differences: list[Difference], config: ExportConfig) -> dict[str, Any]:
-    """The parity report of a network.
+def _label(entry: dict[str, Any]) -> str:
+    return f"{entry['engine']} {entry['precision']}"
 
-    Raises:
-        ServingFailed: when it is outside tolerance.
-    """
-    worst = max(differences, key=lambda d: d.image / config.tolerance(d.modality))
-    if worst.image > config.tolerance(worst.modality):
-        raise ServingFailed(
-            f"{name}: ONNX and torch differ by up to {worst.image:.3g} {UNITS[worst.modality]} on {worst.probe}; "
-            f"allowed are {config.tolerance(worst.modality):g}. Do not serve it; what served before still serves."
-        )
-    unsure = max(differences, key=lambda d: d.indicators)
-    if unsure.indicators > config.tolerance_indicators:
-        raise ServingFailed(
-            f"{name}: the indicators of ONNX and torch differ by up to {unsure.indicators:.3g} on {unsure.probe}; "
-            f"allowed are {config.tolerance_indicators:g}. Do not serve it; what served before still serves."
-        )
-    modalities = [modality for modality in Modality if any(d.modality is modality for d in differences)]
+
+def _report(verdict: Verdict) -> dict[str, Any]:
+    """The parity report of the f32 graph, probe by probe."""
+    differences = verdict.differences
+    worst = max(differences, key=lambda d: d.image / verdict.tolerance.largest(d.modality))
     return {
-        "within_tolerance": True,
+        "within_tolerance": not verdict.reason,
         "largest_difference": max(d.normalised for d in differences),
-        "largest_difference_indicators": unsure.indicators,
-        "by_unit": {
-            UNITS[modality]: {
-                "largest": max(d.image for d in differences if d.modality is modality),
-                "tolerance": config.tolerance(modality),
-            }
-            for modality in modalities
-        },
+        "largest_difference_indicators": max(d.indicators for d in differences),
+        "by_unit": verdict.figures()["by_unit"],
         "worst_probe": worst.probe,
         "probes": [
             {
@@ -193,57 +232,3 @@ def _judge(name: str, differences: list[Difference], config: ExportConfig) -> di
             for d in differences
         ],
     }
-
-
-def _metadata(
-    name: str,
-    checkpoint: "Checkpoint",
-    registered: dict[str, Any],
-    index: PairIndex,
-    onnx_sha256: str,
-    folder: Path,
-    parity: dict[str, Any],
-) -> dict[str, Any]:
-    """What a served model says of itself."""
-    from model import units
-    from model.export import OPSET
-    from model.restorer import Restoration, Restorer
-
-    full = {
-        Modality.CT: [-units.CT_OFFSET, units.CT_RANGE - units.CT_OFFSET, "HU"],
-        Modality.PET: [0.0, units.PET_RANGE, "SUVbw"],
-        Modality.MR: [0.0, units.HIGH[Modality.MR.number], "multiples of mr_scale"],
-    }
-    modalities = [modality for modality in Modality if modality in {TASKS[task].modality for task in checkpoint.tasks}]
-    return {
-        "name": name,
-        "version": int(registered["version"]),
-        "network": checkpoint.network,
-        "size": checkpoint.size,
-        "intended_use": INTENDED_USE,
-        "tasks": [task.value for task in checkpoint.tasks],
-        "modalities": [modality.value for modality in modalities],
-        "modality_index": {modality.value: modality.number for modality in Modality},
-        "value_ranges": {m.value: dict(zip(("low", "high", "unit"), full[m], strict=True)) for m in modalities},
-        "outside_range": "passes through, fading over 10 % of the range beyond it",
-        "minimum_side": 32,
-        "instruction_dim": checkpoint.model.instruction_dim,
-        "inputs": list(Restorer.INPUTS),
-        "outputs": list(Restoration._fields),
-        "data_version": index.data_version,
-        "code_version": str(registered.get("code_version", "")),
-        "software_version": checkpoint.version,
-        "training_run": registered["networks"][checkpoint.network].get("run_id", ""),
-        "lineage_sha256": str(registered.get("lineage_sha256", "")),
-        "weights_sha256": hash_file(folder / "model.safetensors"),
-        "onnx_sha256": onnx_sha256,
-        "opset": OPSET,
-        "tested_engines": _engines(),
-        "tested_sizes": sorted({tuple(probe["shape"]) for probe in parity["probes"]}),
-        "parity": {key: parity[key] for key in ("largest_difference", "largest_difference_indicators", "by_unit")},
-    }
-
-
-def _engines() -> dict[str, str]:
-    """The two runtimes that were compared."""
-    return {"onnxruntime CPU": packages.version("onnxruntime"), "torch CPU": packages.version("torch")}

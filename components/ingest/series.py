@@ -189,7 +189,7 @@ def _key(job: Job, content: str) -> str:
 
 
 def _take_in(job: Job, content: str, fetched: dict[Path, Fetched]) -> Outcome:
-    result = read_volumes(job.files, fetched)
+    result = read_volumes(job.files, fetched, compact=True)
     cases, records, sizes, used = list[str](), list[str](), list[int](), set[str]()
     voxels_out, too_small = 0, set[Path]()
     rejected = [_rejected(job, refusal.files, refusal.reason, refusal.detail) for refusal in result.refusals]

@@ -9,20 +9,21 @@ from components.promote.repository import read_served
 from mira.errors import MiraError, ServingFailed
 
 CHANGES = ("promote", "rollback")
+BEGUN = (*CHANGES, "canary-start")  # what is also recorded before it begins
 
 
 @contextmanager
 def audited(paths: ServingPaths, what: str, who: str, **facts: object) -> Iterator[dict[str, object]]:
     """Write one audit record for the block: done, or failed with the error.
 
-    A promotion or rollback is also recorded before it begins: without room for that nothing is changed, and one that
-    is cut off shows as a beginning without an end.
+    A promotion, rollback or start of a share is also recorded before it begins: without room for that nothing is
+    changed, and one that is cut off shows as a beginning without an end.
 
     Yields:
         Facts of the record, which the block may add to; `outcome` is `done` unless it says otherwise.
     """
     record: dict[str, object] = {"outcome": "done", "before": read_served(paths).version, **facts}
-    if what in CHANGES:
+    if what in BEGUN:
         try:
             audit.append(paths.audit, what, "begun", who=who, **_plain(record))
         except OSError as error:

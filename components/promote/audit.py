@@ -26,7 +26,7 @@ class AuditRecord(Record):
     Attributes:
         time: when, UTC.
         who: the person or account.
-        what: promote, rollback, approve, serve or stop.
+        what: promote, rollback, approve, serve, stop, recover, canary-start or canary-end.
         outcome: done, unchanged or failed; begun for the line that is written before a change.
         version: the model version that it was about.
         before: the version that served before.

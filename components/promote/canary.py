@@ -6,7 +6,7 @@ readiness is proved by asking, and by comparing every output.
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.promote.transport import PLAIN, Transport
-from mira.client.engines import Answer, Batch, Engine, LocalEngine, TritonProtocol
+from mira.client import wire
+from mira.client.engines import ERROR_MAP, Answer, Batch, Engine, LocalEngine, TritonProtocol
 from mira.errors import ServingFailed
 from mira.storage import atomic_file
 from mira.tasks import Modality
@@ -36,12 +37,16 @@ class Canary:
         batch: the request.
         restored: the expected image, [slices, 1, rows, columns].
         estimates: the other expected outputs, [slices, 3 + 1 + D].
+        predicted_error: the expected error map, like `restored`, of a network that has one.
+        slack: how far the served precision may be from these answers, which are those of f32; 0 for f32 itself.
     """
 
     modality: Modality
     batch: Batch
     restored: NDArray[np.float32]
     estimates: NDArray[np.float32]
+    predicted_error: NDArray[np.float32] | None = None
+    slack: float = 0.0
 
 
 def make(onnx: Path, modalities: list[Modality], instruction_size: int) -> list[Canary]:
@@ -77,7 +82,8 @@ def check(
         model: name of the served model.
         version: version that must answer.
         tolerance: largest difference of an image as a share of its modality's range (4095 HU, 20 SUV, the MR scale);
-            for the other outputs ten times that.
+            for the other outputs ten times that. A canary of a reduced precision has its own `slack` where that is
+            more.
         deadline_s: longest wait for one answer.
         transport: certificates, where the server has TLS.
 
@@ -101,7 +107,7 @@ class _Once(TritonProtocol):
         self.learn(self._ask(self._client.get_model_metadata, model_name=model))
 
     def infer(self, batch: Batch) -> Answer:
-        return self.answer(batch, self._ask(self._client.infer, **self.request(batch)))
+        return self.answer(batch, self._ask(wire.inference(self._client), body=self.request(batch)))
 
     def close(self) -> None:
         self._client.close()
@@ -124,6 +130,10 @@ def save(path: Path, canaries: list[Canary]) -> None:
         arrays[f"{index}.{canary.modality}.instruction"] = np.zeros(0, np.float32) if given is None else given
         arrays[f"{index}.{canary.modality}.restored"] = canary.restored
         arrays[f"{index}.{canary.modality}.estimates"] = canary.estimates
+        if canary.predicted_error is not None:
+            arrays[f"{index}.{canary.modality}.{ERROR_MAP}"] = canary.predicted_error
+        if canary.slack:
+            arrays[f"{index}.{canary.modality}.slack"] = np.array([canary.slack], np.float32)
     with atomic_file(path) as temporary:
         np.savez(temporary, **arrays)  # type: ignore[arg-type]
 
@@ -131,15 +141,16 @@ def save(path: Path, canaries: list[Canary]) -> None:
 def load(path: Path) -> list[Canary]:
     """Read stored canaries."""
     with np.load(path) as stored:
-        keys = sorted({key.rsplit(".", 1)[0] for key in stored.files})
-        arrays = {key: {part: stored[f"{key}.{part}"] for part in ("image", "instruction", "restored", "estimates")}
-                  for key in keys}  # fmt: skip
+        arrays: dict[str, dict[str, NDArray[np.float32]]] = {}
+        for name in sorted(stored.files):
+            key, part = name.rsplit(".", 1)
+            arrays.setdefault(key, {})[part] = stored[name]
     canaries = []
-    for key, part in arrays.items():
+    for key, parts in arrays.items():
         modality = Modality(key.split(".")[1])
-        canaries.append(
-            Canary(modality, _batch(modality, part["image"], part["instruction"]), part["restored"], part["estimates"])
-        )
+        batch = replace(_batch(modality, parts["image"], parts["instruction"]), want_error=ERROR_MAP in parts)
+        slack = float(parts["slack"][0]) if "slack" in parts else 0.0
+        canaries.append(Canary(modality, batch, parts["restored"], parts["estimates"], parts.get(ERROR_MAP), slack))
     return canaries
 
 
@@ -149,7 +160,7 @@ def _batches(engine: Engine, modality: Modality) -> list[Batch]:
     for index, shape in enumerate(SIZES):
         image = _image(generator, modality, shape)
         given = generator.uniform(-1, 1, engine.instruction_size if index else 0).astype(np.float32)
-        batches.append(_batch(modality, image, given))
+        batches.append(replace(_batch(modality, image, given), want_error=engine.error_map))
     return batches
 
 
@@ -179,16 +190,20 @@ def _estimates(answer: Answer) -> NDArray[np.float32]:
 
 def _expect(engine: Engine, modality: Modality, batch: Batch) -> Canary:
     answer = engine.infer(batch)
-    if not (np.isfinite(answer.restored).all() and np.isfinite(_estimates(answer)).all()):
+    images = [image for image in (answer.restored, answer.predicted_error) if image is not None]
+    if not all(np.isfinite(values).all() for values in (*images, _estimates(answer))):
         raise ServingFailed(f"The network answers a {modality} canary with NaN or infinite values; export it again.")
-    return Canary(modality, batch, answer.restored, _estimates(answer))
+    return Canary(modality, batch, answer.restored, _estimates(answer), answer.predicted_error)
 
 
 def _compare(canary: Canary, answer: Answer, model: str, version: int, tolerance: float) -> float:
     if answer.version != str(version):
         raise ServingFailed(f"{model}: version {answer.version} answered instead of {version}.")
-    difference = float(np.abs(answer.restored - canary.restored).max()) / RANGE[canary.modality]
+    pairs = [(answer.restored, canary.restored), (answer.predicted_error, canary.predicted_error)]
+    apart = [np.abs(got - known).max() for got, known in pairs if got is not None and known is not None]
+    difference = float(np.max(apart)) / RANGE[canary.modality]
     estimates = float(np.abs(_estimates(answer) - canary.estimates).max())
+    tolerance = max(tolerance, canary.slack)
     # not (a <= b) is also true for NaN
     if not difference <= tolerance or not estimates <= 10 * tolerance:
         raise ServingFailed(

@@ -3,11 +3,14 @@
 Editing the parsed message instead of the text means that what is written always parses again.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from components.export.profiles import Profile
+from mira.client.engines import ERROR_MAP
 from mira.errors import ServingFailed
 from mira.tasks import Modality
 
@@ -39,6 +42,10 @@ def render(
     instruction_size: int,
     modalities: list[Modality],
     parameters: dict[str, str],
+    everywhere: dict[str, str] | None = None,
+    error_map: bool = False,
+    gpu_file: str = "model.onnx",
+    profiles: Sequence[Profile] = (),
 ) -> None:
     """Write both configurations and the warm-up data of a model.
 
@@ -50,15 +57,27 @@ def render(
         instruction_size: length of the instruction vector.
         modalities: what the network was trained on.
         parameters: parameters of the python backend that differ from the template's.
+        everywhere: parameters of either world.
+        error_map: whether the network has the output `predicted_error`, which the template lacks.
+        gpu_file: what a GPU serves: an ONNX file, or TensorRT's `model.plan`.
+        profiles: sizes that TensorRT is tuned for; those of the template where none are given.
     """
     from google.protobuf import text_format
 
     for relative in (CONFIG, CPU_CONFIG):
         config = parse(templates / relative)
         _set(config, name, version, instruction_size)
-        if config.backend == "python":
+        if error_map:
+            restored = next(output for output in config.output if output.name == "restored")
+            config.output.add().CopyFrom(restored)
+            config.output[-1].name = ERROR_MAP
+        if config.backend != "python":
+            _choose_gpu_file(config, gpu_file, profiles, instruction_size)
+        else:
             for key, value in {**parameters, "modalities": ",".join(modalities)}.items():
                 config.parameters[key].string_value = value
+        for key, value in (everywhere or {}).items():
+            config.parameters[key].string_value = value
         path = target / relative
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text_format.MessageToString(config), encoding="utf-8")
@@ -98,6 +117,22 @@ def _set(config: Any, name: str, version: int, instruction_size: int) -> None:
             accelerator.parameters[key] = _profile(accelerator.parameters[key], instruction_size)
         for key in ("trt_engine_cache_path", "trt_timing_cache_path"):
             accelerator.parameters[key] = f"{accelerator.parameters[key]}/{name}/{version}"
+
+
+def _choose_gpu_file(config: Any, file: str, profiles: Sequence[Profile], instruction_size: int) -> None:
+    """Serve a file on the GPU: a graph by ONNX Runtime with TensorRT, or an engine that TensorRT has built."""
+    config.default_model_filename = file
+    if file.endswith(".plan"):
+        config.backend, config.platform = "tensorrt", "tensorrt_plan"
+        config.ClearField("optimization")
+        config.instance_group[0].profile[:] = [str(number) for number in range(len(profiles))]
+        return
+    for profile in profiles[-1:]:  # the widest, tuned at the sites' size: ONNX Runtime does not choose among several
+        for accelerator in config.optimization.execution_accelerators.gpu_execution_accelerator:
+            for place, key in enumerate(("trt_profile_min_shapes", "trt_profile_opt_shapes", "trt_profile_max_shapes")):
+                shapes = profile.shapes(instruction_size).items()
+                text = (f"{tensor}:{'x'.join(map(str, sizes[place]))}" for tensor, sizes in shapes)
+                accelerator.parameters[key] = ",".join(text)
 
 
 def _profile(shapes: str, instruction_size: int) -> str:

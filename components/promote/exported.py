@@ -1,10 +1,12 @@
 """What a promotion is given: exported networks, the registered version and the gate's decision, all checked."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from components.export.profiles import Profile
 from components.promote.signing import check_export
+from mira.client.engines import ERROR_MAP
 from mira.errors import GateFailed, ServingFailed
 from mira.storage import hash_file, read_json
 from mira.tasks import TASKS, Modality, Task
@@ -24,6 +26,9 @@ class Exported:
         sha256: hash of model.onnx.
         modalities: what it was trained on, in the order of `Modality`.
         instruction_size: length D of its instruction.
+        error_map: whether it gives the error that it expects as well.
+        engines: runtimes and precisions that stood the export's test, as in metadata.json; empty in old exports.
+        profiles: sizes that TensorRT is tuned for; empty in old exports.
     """
 
     name: str
@@ -31,6 +36,40 @@ class Exported:
     sha256: str
     modalities: list[Modality]
     instruction_size: int
+    error_map: bool = False
+    engines: list[dict[str, Any]] = field(default_factory=list)
+    profiles: list[Profile] = field(default_factory=list)
+
+    def file_of(self, runtime: str, precision: str) -> tuple[str, dict[Modality, float]]:
+        """The file that a runtime serves in a precision.
+
+        Args:
+            runtime: `openvino`, `onnxruntime` or `tensorrt`.
+            precision: `f32`, `fp16`, `bf16` or `int8`.
+
+        Returns:
+            Its name, and by modality how far its answers may be from f32, as a share of the range; none for f32.
+
+        Raises:
+            ServingFailed: when the export did not find it good, or the file was changed since.
+        """
+        if precision == "f32" and runtime != "tensorrt":
+            return "model.onnx", {}
+        passed = {(entry["engine"], entry["precision"]): entry for entry in self.engines}
+        entry = passed.get((runtime, precision))
+        if entry is None:
+            known = ", ".join(f"{one} {other}" for one, other in sorted(passed)) or "f32 alone"
+            raise ServingFailed(
+                f"{self.name}: {runtime} {precision} may not be served: it did not stand the export's test, or was not "
+                f"tried (parity.json says which). These did: {known}. Choose one, or export with other `precisions`."
+            )
+        file = self.folder / entry["file"]
+        if not file.is_file() or hash_file(file) != entry["sha256"]:
+            raise ServingFailed(
+                f"{self.name}: {file.name} is missing or was changed after its export; its hash is not that of "
+                f"metadata.json. {ALTERNATIVE}"
+            )
+        return file.name, {Modality(key): value for key, value in entry["canary_tolerance"].items()}
 
 
 @dataclass(frozen=True)
@@ -105,6 +144,9 @@ def _read(folder: Path, name: str, registered: dict[str, Any]) -> Exported:
         sha256=digest,
         modalities=[modality for modality in Modality if modality in modalities],
         instruction_size=int(metadata["instruction_dim"]),
+        error_map=ERROR_MAP in metadata.get("outputs", []),
+        engines=list(metadata.get("engines", [])),
+        profiles=[Profile.model_validate(profile) for profile in metadata.get("profiles", [])],
     )
 
 

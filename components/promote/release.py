@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from components.promote import canary, server, transport
+from components.promote import canary, candidate, server, transport
 from components.promote.paths import ServingPaths
 from components.promote.repository import (
     ReleaseRecord,
@@ -39,16 +39,21 @@ def serve(paths: ServingPaths, port: int | None = None, threads: int = 0) -> ser
     known = server.running(paths)
     if known is None:
         repair(paths, served)
-    state = server.start(paths, served.models, port, threads)
+        candidate.remove_leftovers(paths)
+        if why := candidate.unsound(paths, served):
+            candidate.withdraw(paths, None, why, "failed")
+            served = read_served(paths)
+    state = server.start(paths, [*served.models, *candidate.models(served)], port, threads)
     ill = unhealthy(paths, state.url, served)
     if known is not None and (ill or _hanging(paths, state.url)):
         ill = _revive(paths, state.url, served, ill)
         if ill or _hanging(paths, state.url):
             server.stop(paths, patience_s=3)
-            state = server.start(paths, served.models, port, threads)
+            state = server.start(paths, [*served.models, *candidate.models(served)], port, threads)
             ill = unhealthy(paths, state.url, served)
     if ill:
         raise ServingFailed(f"{'; '.join(ill.values())}. The log is {paths.log}. Roll back: mira rollback")
+    candidate.look_after(paths, state.url)
     return state
 
 
@@ -205,6 +210,7 @@ def switch_to(
     switch.finish()
     with contextlib.suppress(ServingFailed):  # a model that no longer belongs to the release answers a little longer
         admin.unload(set(before.models) - set(models))
+    candidate.forget(paths, admin, before, f"version {version} serves every series now")
     return after
 
 

@@ -13,9 +13,19 @@ from mira.storage import atomic_folder
 
 
 def impatient() -> None:
-    """Let MLflow give up within seconds when a server is away, instead of the minutes that are its default."""
+    """Let MLflow and S3's client give up within seconds when a server is away, instead of their default's minutes."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+    os.environ.setdefault("AWS_MAX_ATTEMPTS", "2")
+
+
+def _errors_of_s3() -> tuple[type[Exception], ...]:
+    """What S3's client raises, where it is installed; MLflow passes some of it on as it is."""
+    try:
+        from botocore.exceptions import BotoCoreError, ClientError
+    except ImportError:
+        return ()
+    return BotoCoreError, ClientError
 
 
 def local_copy(paths: ServingPaths, address: Path | str, tracking_uri: str) -> Path:
@@ -47,7 +57,8 @@ def local_copy(paths: ServingPaths, address: Path | str, tracking_uri: str) -> P
             ).relative_to(new)
     except ImportError as error:
         raise ServingFailed(f"{text} cannot be fetched: {error.name} is not installed.") from error
-    except (MlflowException, OSError, ValueError) as error:  # ValueError: an address that MLflow cannot take apart
+    # ValueError: an address that MLflow cannot take apart
+    except (MlflowException, OSError, ValueError, *_errors_of_s3()) as error:
         lines = str(error).strip().splitlines()
         raise ServingFailed(
             f"{text} cannot be fetched ({type(error).__name__}: {lines[0][:200] if lines else ''}). "

@@ -5,9 +5,11 @@
 <repository>/<model>/config.pbtxt              GPU world
 <repository>/<model>/configs/cpu.pbtxt         CPU world
 <repository>/<model>/warmup/                   inputs of the warm-up request
-<repository>/<model>/<version>/                model.onnx, model.py, metadata.json, canary.npz, signatures, release/
+<repository>/<model>/<version>/                model.onnx, model.py, metadata.json, canary.npz, signatures, release/,
+                                               and the file of the served precision where that is another one
 (release/ keeps the version's configurations)
 <repository>/.candidates/<model>/...           a release under test, gone after the promotion
+<repository>/<model>_candidate/...             a release that has a share of the series
 ```
 Everything is complete before it is renamed into place, and each model's configuration names the one version it serves.
 """
@@ -16,6 +18,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 
@@ -27,6 +30,7 @@ from components.promote.paths import ROOT, SERVED_FILE, ServingPaths
 from mira.cases import Record
 from mira.errors import ServingFailed
 from mira.storage import hash_file, read_json, write_json
+from mira.tasks import Modality
 
 CANDIDATES = ".candidates"
 OWN_CODE = ROOT / "triton_repo" / "templates" / "mira_net" / "model.py"
@@ -42,6 +46,24 @@ class ReleaseRecord(Record):
     by: str
 
 
+class CandidateRecord(Record):
+    """A release that restores a share of the series beside the one that serves.
+
+    Attributes:
+        version: its number.
+        share: part of the series that it restores.
+        since: since when, UTC.
+        artifacts: hash of each network, by the name under which it is served.
+        files: exported networks, version and decision, from which it can be promoted.
+    """
+
+    version: int
+    share: float
+    since: str
+    artifacts: dict[str, str]
+    files: tuple[str, Path, Path]
+
+
 class Served(Record):
     """What the repository serves.
 
@@ -49,11 +71,13 @@ class Served(Record):
         version: the release that serves, None before the first promotion.
         since: when it began to serve, UTC.
         releases: every release on disk, by version.
+        candidate: the release that has a share of the series, None without one; a promotion or rollback ends it.
     """
 
     version: int | None = None
     since: str = ""
     releases: dict[int, ReleaseRecord] = Field(default_factory=dict)
+    candidate: CandidateRecord | None = None
 
     @property
     def models(self) -> list[str]:
@@ -93,14 +117,22 @@ def locked(paths: ServingPaths) -> Iterator[None]:
         yield
 
 
-def stage(paths: ServingPaths, model: Exported, version: int, parameters: dict[str, str]) -> Path:
+def stage(
+    paths: ServingPaths,
+    model: Exported,
+    version: int,
+    parameters: dict[str, str],
+    everywhere: dict[str, str] | None = None,
+) -> Path:
     """Write a release's model completely into the candidate repository, on the same file system as the served one.
 
     Args:
         paths: where things lie.
         model: the exported network.
         version: its version.
-        parameters: parameters of the python backend.
+        parameters: parameters of the python backend: `engine`, `precision` and others; `gpu` is what a Triton with a
+            GPU serves.
+        everywhere: parameters of either world.
 
     Returns:
         Folder of the candidate.
@@ -112,7 +144,11 @@ def stage(paths: ServingPaths, model: Exported, version: int, parameters: dict[s
     shutil.rmtree(folder, ignore_errors=True)
     inside = folder / str(version)
     inside.mkdir(parents=True)
-    for file in ("model.onnx", "metadata.json", signing.SIGNATURE):
+    backend = {key: value for key, value in parameters.items() if key != "gpu"}
+    precision = backend.get("precision", "f32")
+    backend["file"], slack = model.file_of(backend.get("engine", "openvino"), precision)
+    gpu, gpu_slack = _gpu_file(model, parameters.get("gpu", "f32"))
+    for file in {"model.onnx", "metadata.json", signing.SIGNATURE, backend["file"], gpu}:
         shutil.copyfile(model.folder / file, inside / file)
     shutil.copyfile(paths.templates / "model.py", inside / "model.py")
     if hash_file(inside / "model.py") != hash_file(OWN_CODE):
@@ -123,7 +159,10 @@ def stage(paths: ServingPaths, model: Exported, version: int, parameters: dict[s
     if hash_file(inside / "model.onnx") != model.sha256:
         raise ServingFailed(f"{model.name}: the copy of model.onnx differs from the exported file. Check the disk.")
     questions = canary.make(inside / "model.onnx", model.modalities, model.instruction_size)
-    canary.save(inside / canary.FILE, questions)
+    canary.save(
+        inside / canary.FILE,
+        [replace(one, slack=max(given.get(one.modality, 0.0) for given in (slack, gpu_slack))) for one in questions],
+    )
     config_files.render(
         paths.templates,
         inside / "release",
@@ -131,7 +170,11 @@ def stage(paths: ServingPaths, model: Exported, version: int, parameters: dict[s
         version=version,
         instruction_size=model.instruction_size,
         modalities=model.modalities,
-        parameters=parameters,
+        parameters=backend,
+        everywhere=everywhere,
+        gpu_file=gpu,
+        profiles=model.profiles,
+        error_map=model.error_map,
     )
     for relative in (config_files.CONFIG, config_files.CPU_CONFIG):
         config_files.parse(inside / "release" / relative)
@@ -139,6 +182,26 @@ def stage(paths: ServingPaths, model: Exported, version: int, parameters: dict[s
     signing.seal(inside, model.name, version)
     _flush(folder)
     return folder
+
+
+def _gpu_file(model: Exported, choice: str) -> tuple[str, dict[Modality, float]]:
+    """What a Triton with a GPU serves: a graph, which ONNX Runtime hands to TensorRT, or `plan`, TensorRT's engine."""
+    if choice != "plan":
+        return model.file_of("openvino" if choice == "int8" else "onnxruntime", choice)
+    built = [str(entry["precision"]) for entry in model.engines if entry["engine"] == "tensorrt"]
+    return model.file_of("tensorrt", built[0] if built else "plan")
+
+
+def serves_with(paths: ServingPaths, model: str, parameters: dict[str, str]) -> bool:
+    """Whether a served model's configurations have the given engine, precision and file for the GPU."""
+    folder = paths.models / model
+    cpu = config_files.parse(folder / config_files.CPU_CONFIG).parameters
+    known = {key: cpu[key].string_value for key in ("engine", "precision") if key in cpu}
+    gpu = config_files.parse(folder / config_files.CONFIG).default_model_filename
+    wanted = {"f32": "model.onnx", "plan": "model.plan"}.get(
+        given := parameters.get("gpu", "f32"), f"model.{given}.onnx"
+    )
+    return gpu == wanted and all(parameters.get(key, value) == value for key, value in known.items())
 
 
 def candidates(paths: ServingPaths) -> Path:

@@ -3,7 +3,7 @@
 import contextlib
 import time
 
-from components.promote import account, registry, release, repository, server
+from components.promote import account, registry, release, repository, server, share
 from components.promote.paths import ServingPaths
 from mira.cases import Record
 from mira.errors import ConfigurationError
@@ -22,6 +22,8 @@ def rollback(
     paths: ServingPaths, to: int | None = None, tracking_uri: str = "", why: str = "", tolerance: float = 1e-3
 ) -> RollbackSummary:
     """Serve an older release (or any other that was promoted); what serves now stays on disk.
+
+    While a candidate has a share of the series, going back without naming a version ends that share and nothing else.
 
     Args:
         paths: where things lie.
@@ -42,6 +44,14 @@ def rollback(
         account.disk_has_room(paths),
     ):
         served = repository.read_served(paths)
+        if to is None and served.candidate is not None and served.version is not None:
+            record["version"] = served.version
+            share.withdraw(paths, why or "rollback")
+            state = server.running(paths)
+            seconds = round(time.monotonic() - begin, 2)
+            return RollbackSummary(
+                version=served.version, before=served.candidate.version, url=state.url if state else "", seconds=seconds
+            )
         target = served.previous if to is None else to
         if target not in served.releases:
             known = ", ".join(map(str, sorted(served.releases))) or "none"

@@ -101,10 +101,10 @@ def load_signer() -> Signer:
 
 
 def sign_export(folder: Path, registered: dict[str, Any]) -> None:
-    """Sign an exported network: model.onnx and metadata.json of `folder` are those of a registered version.
+    """Sign an exported network: metadata.json and every network file of `folder` are those of a registered version.
 
     Args:
-        folder: holds model.onnx and metadata.json; signature.json is written beside them.
+        folder: holds model.onnx, the files of other precisions and metadata.json; signature.json is written there.
         registered: version.json of the register step.
     """
     write_json(folder / SIGNATURE, load_signer().sign(_statement(folder, registered)))
@@ -123,6 +123,17 @@ def check_export(folder: Path, registered: dict[str, Any]) -> None:
             f"{folder / SIGNATURE} was signed for something else: {', '.join(different)} differ. "
             "Export the version that is to be promoted again."
         )
+
+
+def signed_version(folder: Path) -> dict[str, Any]:
+    """What the signature of an exported network says of its registered version, for signing it again.
+
+    Raises:
+        ServingFailed: when the folder is not as it was signed.
+    """
+    registered = load_signer().check(folder / SIGNATURE)
+    check_export(folder, registered)
+    return registered
 
 
 def seal(folder: Path, model: str, version: int) -> None:
@@ -161,6 +172,7 @@ def _statement(folder: Path, registered: dict[str, Any]) -> dict[str, Any]:
         "name": folder.name,
         "version": int(registered["version"]),
         "onnx_sha256": hash_file(folder / "model.onnx"),
+        "files": {path.name: hash_file(path) for path in sorted(folder.glob("model.*"))},
         "metadata_sha256": hash_file(folder / "metadata.json"),
         "decision_sha256": str(registered.get("decision_sha256", "")),
         "data_version": str(registered.get("data_version", "")),

@@ -2,10 +2,11 @@
 
 import contextlib
 
-from components.promote import audit, registry, release, server, supervisor
+from components.promote import audit, candidate, registry, release, server, supervisor
 from components.promote.paths import ServingPaths
 from components.promote.repository import points_to, read_served, verify
 from mira.cases import Record
+from mira.client.share import SUFFIX
 from mira.errors import MiraError, ServingFailed
 
 
@@ -24,6 +25,10 @@ class Status(Record):
         decision_sha256: hash of the gate decision behind the release.
         promoted_by: who promoted it.
         releases: versions that can be rolled back to, the served one included.
+        candidate: version that has a share of the series beside the served one, None without one.
+        candidate_share: that share, 0 to 1.
+        candidate_since: since when, UTC.
+        candidate_answers: whether it answers its canary requests as expected.
         champion: version that the registry's alias names.
         registry_error: why the registry could not be asked, "" when it could.
         audit_records: length of the audit trail.
@@ -42,6 +47,10 @@ class Status(Record):
     decision_sha256: str
     promoted_by: str
     releases: list[int]
+    candidate: int | None
+    candidate_share: float
+    candidate_since: str
+    candidate_answers: bool
     champion: int | None
     registry_error: str
     audit_records: int
@@ -55,11 +64,13 @@ def read(paths: ServingPaths, tracking_uri: str = "") -> Status:
     state = server.running(paths)
     models: dict[str, list[int]] = {}
     ill: dict[str, str] = {}
+    ill_candidate: dict[str, str] = {}
     if state is not None:
         with contextlib.closing(server.administer(paths, state.url)) as admin:
             try:
                 models = admin.index()
                 ill = release.unhealthy(paths, state.url, served)
+                ill_candidate = candidate.ill(paths, state.url, served)
             except ServingFailed as error:
                 ill = dict.fromkeys(served.models or ["server"], str(error))
     uri, champion, registry_error = registry.tracking_uri(paths, tracking_uri), None, ""
@@ -74,7 +85,11 @@ def read(paths: ServingPaths, tracking_uri: str = "") -> Status:
             ill.setdefault("integrity", str(error))
     fault = audit.verify(paths.audit)
     record = served.releases.get(served.version) if served.version is not None else None
-    disagreements = list(ill.values())
+    disagreements = [*ill.values(), *ill_candidate.values()]
+    strange = [name for name in models if name.endswith(SUFFIX) and name not in candidate.models(served)]
+    disagreements += [
+        f"{name} is loaded, but has no share on record: mira serve --stop, then mira serve" for name in strange
+    ]
     if state is not None and served.version is not None:
         wrong = [model for model in served.models if models.get(model) != [served.version]]
         disagreements += [
@@ -104,6 +119,12 @@ def read(paths: ServingPaths, tracking_uri: str = "") -> Status:
         decision_sha256=record.decision_sha256 if record else "",
         promoted_by=record.by if record else "",
         releases=sorted(served.releases),
+        candidate=served.candidate.version if served.candidate else None,
+        candidate_share=served.candidate.share if served.candidate else 0.0,
+        candidate_since=served.candidate.since if served.candidate else "",
+        candidate_answers=bool(candidate.models(served))
+        and not ill_candidate
+        and set(candidate.models(served)) <= set(models),
         champion=champion,
         registry_error=registry_error,
         audit_records=len(audit.read(paths.audit)),
@@ -131,6 +152,12 @@ def describe(status: Status) -> str:
             f"answers      {'as expected on canary requests' if status.answers else 'NOT proved by canary requests'}"
         )
         lines.append(f"decided by   gate decision {status.decision_sha256[:12]}, promoted by {status.promoted_by}")
+        if status.candidate is not None:
+            proved = "as expected on canary requests" if status.candidate_answers else "NOT as expected"
+            lines.append(
+                f"candidate    version {status.candidate} restores {status.candidate_share:.0%} of the series since "
+                f"{status.candidate_since}, answers {proved}"
+            )
         lines.append(f"releases     {', '.join(map(str, status.releases))} on disk")
     champion = status.registry_error or (f"version {status.champion}" if status.champion else "none known")
     lines.append(f"champion     {champion}")

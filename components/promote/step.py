@@ -35,7 +35,17 @@ class PromoteConfig(ServingPaths):
         description="manual: a person must `mira approve` the version first",
     )
     engine: str = Field("openvino", pattern="^(openvino|onnxruntime)$", description="what runs the network on a CPU")
-    precision: str = Field("f32", pattern="^(f32|bf16)$", description="precision of OpenVINO")
+    precision: str = Field(
+        "f32",
+        pattern="^(f32|bf16|int8)$",
+        description="precision on a CPU, of those that stood the export's test; bf16 and int8 need openvino",
+    )
+    gpu: str = Field(
+        "f32",
+        pattern="^(f32|fp16|int8|plan)$",
+        description="what a Triton with a GPU serves: a graph of that precision, or the engine that "
+        "`python -m components.export.tensorrt` built",
+    )
     threads: int = Field(
         0, ge=0, description="threads of each network on a CPU; 0: the number of usable cores, 8 at most"
     )
@@ -49,9 +59,9 @@ class PromoteConfig(ServingPaths):
     why: str = Field("", description="why, for the audit trail")
 
     def backend_parameters(self) -> dict[str, str]:
-        """Parameters of the python backend."""
+        """Parameters of the python backend, and what a GPU serves."""
         threads = self.threads or server.usable_cores()
-        return {"engine": self.engine, "precision": self.precision, "threads": str(threads)}
+        return {"engine": self.engine, "precision": self.precision, "threads": str(threads), "gpu": self.gpu}
 
 
 class PromoteSummary(Record):
@@ -108,7 +118,7 @@ def promote(exported: Path | str, version: Path, decision: Path, out: Path, conf
         repository.locked(config),
         account.disk_has_room(config),
     ):
-        _check_approval(config, wanted)
+        check_approval(config, wanted)
         before = repository.read_served(config).version
         url = config.url or release.serve(config, config.port, config.threads).url
         difference = None
@@ -135,7 +145,7 @@ def promote(exported: Path | str, version: Path, decision: Path, out: Path, conf
     return summary
 
 
-def _check_approval(config: PromoteConfig, wanted: Release) -> None:
+def check_approval(config: PromoteConfig, wanted: Release) -> None:
     """In manual mode, require a person's approval of exactly this version and decision."""
     if config.approval == "automatic":
         return
@@ -161,6 +171,8 @@ def _serves_already(config: PromoteConfig, wanted: Release, url: str) -> bool:
     if served.version != wanted.version or served.releases[wanted.version].artifacts != wanted.artifacts:
         return False
     repository.verify(config, served, wanted.version)
+    if not all(repository.serves_with(config, model, config.backend_parameters()) for model in served.models):
+        return False
     return not release.unhealthy(config, url, served)
 
 

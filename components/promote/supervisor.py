@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from components.promote import account, audit, processes, registry, release, repository, server
+from components.promote import account, audit, candidate, processes, registry, release, repository, server
 from components.promote.paths import ROOT, ServingPaths
 from mira.cases import Record
 from mira.errors import MiraError, ServingFailed
@@ -126,6 +126,8 @@ class Supervisor:
             self._recover(dead=state is None, why="; ".join(ill.values()))
         elif lost:
             LOG.info("a process ended; the models answer as expected")
+        if state and not ill and (why := candidate.look_after(self.paths, state.url)):
+            LOG.warning("the candidate was withdrawn: %s", why)
         write_text(self.paths.metrics, self.counters.text(served.version, time.time()))
 
     def _recover(self, dead: bool, why: str) -> None:

@@ -49,7 +49,7 @@ def add_serve(subparsers: Any) -> None:
     tls = parser.add_argument_group("TLS", "PEM files; kept for later starts. Clients: docs/how-to/release.md")
     for name, words in TLS_OPTIONS.items():
         tls.add_argument(f"--tls-{name}", type=Path, metavar="FILE", help=words)
-    _add_tracking(parser)
+    add_tracking(parser)
     parser.set_defaults(run=_serve)
 
 
@@ -63,7 +63,7 @@ def add_status(subparsers: Any) -> None:
         "mira status --json",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
-    _add_tracking(parser)
+    add_tracking(parser)
     parser.set_defaults(run=_status)
 
 
@@ -88,8 +88,14 @@ def add_promote(subparsers: Any) -> None:
     parser.add_argument(
         "--load-timeout", type=float, default=120.0, metavar="SECONDS", help="longest time for one network to load"
     )
+    parser.add_argument(
+        "--precision", choices=("f32", "bf16", "int8"), default="f32", help="on a CPU, if it passed the export (f32)"
+    )
+    parser.add_argument(
+        "--gpu", choices=("f32", "fp16", "int8", "plan"), default="f32", help="what a Triton with a GPU serves (f32)"
+    )
     parser.add_argument("--why", default="", metavar="TEXT", help="reason, for the audit trail")
-    _add_tracking(parser)
+    add_tracking(parser)
     parser.set_defaults(run=_promote)
 
 
@@ -104,7 +110,7 @@ def add_rollback(subparsers: Any) -> None:
     )
     parser.add_argument("--to", type=int, metavar="VERSION", help="version to serve (default: the one before)")
     parser.add_argument("--why", default="", metavar="TEXT", help="reason, for the audit trail")
-    _add_tracking(parser)
+    add_tracking(parser)
     parser.set_defaults(run=_rollback)
 
 
@@ -141,7 +147,8 @@ def _parser(subparsers: Any, verb: str, short: str, text: str, example: str) -> 
     return parser
 
 
-def _add_tracking(parser: argparse.ArgumentParser) -> None:
+def add_tracking(parser: argparse.ArgumentParser) -> None:
+    """Add the option that names MLflow."""
     text = "MLflow with the champion alias (default: the workspace's own, else MLFLOW_TRACKING_URI; `off`: none)"
     parser.add_argument("--tracking-uri", default="", metavar="URI", help=text)
 
@@ -206,9 +213,11 @@ def _promote(arguments: argparse.Namespace) -> int:
         url=arguments.url,
         approval=arguments.approval,
         load_timeout_s=arguments.load_timeout,
+        precision=arguments.precision,
+        gpu=arguments.gpu,
         why=arguments.why,
     )
-    out = config.state / "promotions" / hash_file(_file(arguments.version, "version.json"))[:12]
+    out = config.state / "promotions" / hash_file(existing(arguments.version, "version.json"))[:12]
     summary = promote(arguments.exported, arguments.version, arguments.decision, out, config)
     change = f"serves instead of {summary.before}" if summary.changed and summary.before else "serves"
     _say(f"version {summary.version} {change} at {summary.url} ({summary.seconds:.1f} s): {', '.join(summary.models)}")
@@ -222,7 +231,7 @@ def _rollback(arguments: argparse.Namespace) -> int:
 
 
 def _approve(arguments: argparse.Namespace) -> int:
-    digest = hash_file(_file(arguments.decision, "decision.json")) if arguments.decision else ""
+    digest = hash_file(existing(arguments.decision, "decision.json")) if arguments.decision else ""
     paths = _paths(arguments)
     if arguments.version < 1:
         raise ConfigurationError("VERSION is the number of a registered version, 1 or above.")
@@ -233,7 +242,8 @@ def _approve(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _file(path: Path, name: str) -> Path:
+def existing(path: Path, name: str) -> Path:
+    """A file, or the one of that name in a folder; ConfigurationError when it does not exist."""
     found = path / name if path.is_dir() else path
     if not found.is_file():
         raise ConfigurationError(f"{found} does not exist.")

@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-from components.evaluate.page import indicator_rows, measure_tables, picture_list, totals
+from components.evaluate.page import indicator_rows, measure_tables, picture_list, reliability_content, totals
 from components.evaluate.pictures import label
 from components.evaluate.results import read_evaluation
 from components.gate.step import describe_stratum
@@ -189,6 +189,7 @@ def evaluation(parts: Parts) -> dict[str, Any] | None:
         "others": [{"profile": name, "rows": _other_profile(measured.model_dump(), name)} for name in others],
         "pictures": picture_list(measured, folder / "pictures"),
         "indicators": indicator_rows(measured),
+        "reliability": reliability_content(measured, folder / "pictures"),
         "skipped": measured.skipped_slices,
     }
 

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from components.restore.pictures import EXPECTED_ERROR
 from mira import __version__
 from mira.cases import CaseRecord, Record
 from mira.client.arrays import RestorationClient
-from mira.client.series import Delivered, restore_series
+from mira.client.series import restore_series
 from mira.degrade.interface import degrade
 from mira.dicom.archive import opened
 from mira.dicom.derive import simulated_by, write_derived
@@ -55,6 +56,9 @@ class RestoreConfig(Record):
     seed: int = Field(7, ge=0, description="seed of the simulation's noise")
     profile: str = Field("amir", description="metric profile of PSNR, SSIM and RMSE")
     deadline_s: float = Field(300.0, gt=0, description="longest time for one request")
+    confidence: bool = Field(
+        True, description="deliver the expected error as a second series, where the network gives it"
+    )
 
 
 class RestoredItem(Record):
@@ -72,6 +76,7 @@ class RestoredItem(Record):
         profile: metric profile of the figures.
         input_psnr_db, restored_psnr_db, gain_db: against the routine scan, mean over slices.
         input_ssim, restored_ssim, input_rmse, restored_rmse: likewise.
+        expected_error: mean over the volume of the expected error that was delivered, in the unit of the task.
         warnings: what a user should know, joined by semicolons.
     """
 
@@ -91,6 +96,7 @@ class RestoredItem(Record):
     restored_ssim: float | None = None
     input_rmse: float | None = None
     restored_rmse: float | None = None
+    expected_error: float | None = None
     warnings: str = ""
 
 
@@ -207,10 +213,12 @@ def _restore_one(
     if config.simulate_low_dose:
         source, physics = _simulate(scan_volume, chosen.site.id, spec.task, folder / "simulated", config)
     begin = time.monotonic()
-    result = restore_series(client, source, folder / "restored", progress=True)
+    confidence = config.confidence and client.engine.error_map
+    result = restore_series(client, source, folder / "restored", progress=True, confidence=confidence)
     seconds = time.monotonic() - begin
     # what is measured is what was delivered: the files, read again
-    restored = read_series_of(result, source)
+    restored = read_back(result.files, source)
+    error = read_back(result.error_files, source) if result.error_files else None
     item = RestoredItem(
         site=chosen.site.id,
         modality=scan_volume.modality,
@@ -220,10 +228,12 @@ def _restore_one(
         model=result.model,
         degradation=round(result.degradation, 4),
         simulated=physics.level if physics else None,
+        expected_error=round(float(error.voxels.mean()), 4) if error else None,
         warnings="; ".join(result.warnings),
         **(_figures(scan_volume, source, restored, config.profile) if physics else {}),
     )
     planes = {"input": source.volume, "restored": restored}
+    planes |= {EXPECTED_ERROR: error} if error else {}
     return item, planes | ({"routine scan": scan_volume.volume} if physics else {})
 
 
@@ -246,7 +256,7 @@ def _simulate(
     return read_series(files), physics
 
 
-def read_series_of(result: Delivered, source: SeriesVolume) -> Volume:
+def read_back(files: list[Path], source: SeriesVolume) -> Volume:
     """Voxels of a delivered series, read from its files with the source's geometry and units.
 
     The reader refuses what this software restored, so the stored values are decoded here.
@@ -255,7 +265,7 @@ def read_series_of(result: Delivered, source: SeriesVolume) -> Volume:
 
     planes = []
     with tolerant():
-        for path in result.files:
+        for path in files:
             dataset = dcmread(path)
             slope, intercept = float(dataset.get("RescaleSlope", 1)), float(dataset.get("RescaleIntercept", 0))
             planes.append((dataset.pixel_array * slope + intercept) * source.suv_factor)

@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -48,11 +48,23 @@ class TrainConfig(Record):
     ema_decay: float = Field(0.99, ge=0, lt=1, description="decay per step of the averaged weights that are kept")
     gradient_clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
     indicator_weight: float = Field(0.1, ge=0, description="weight of the losses of modality and degradation")
+    error_map: bool = Field(
+        True, description="whether the network also predicts the error of each pixel; the restoration is the same"
+    )
     clean_share: float = Field(0.05, ge=0, le=0.5, description="share of the inputs that are left undegraded")
     seed: int = Field(1, ge=0, description="seed of weights and patches")
     rounds: int = Field(8, ge=1, description="validations, and points to resume from, in a training")
+    patience_rounds: int = Field(
+        0,
+        ge=0,
+        description="rounds in a row without a better validation after which the training ends with the best round's "
+        "weights; 0 never, which keeps the budgets of unified and single-task networks equal",
+    )
     log_every: int = Field(20, ge=1, description="steps between two points of the curves")
     validation_slices: int = Field(4, ge=0, description="validation slices per task")
+    calibration_slices: int = Field(
+        16, ge=0, description="validation slices per task that the predicted error is calibrated on"
+    )
     accelerator: str = Field("auto", description="auto, cpu or gpu")
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field("32-true", description="bf16-mixed suits GPUs")
     threads: int = Field(0, ge=0, description="CPU threads; 0 leaves it to torch")
@@ -117,6 +129,7 @@ def train(pairs: Path, network: str, out: Path, config: TrainConfig) -> TrainSum
     index = read_index(pairs)
     tasks = tasks_of(network, index)
     check_leaks(index)
+    from model.calibration import calibrate
     from model.data import Ranks
     from model.training import fit
     from model.validation import choose_samples
@@ -125,15 +138,17 @@ def train(pairs: Path, network: str, out: Path, config: TrainConfig) -> TrainSum
     volumes = load(pairs, [pair for task in tasks for pair in index.select("train", task=task)])
     held_out = load(pairs, [pair for task in tasks for pair in index.select("validation", task=task)])
     samples = choose_samples(held_out, config.validation_slices)
+    unseen = choose_samples(held_out, config.calibration_slices)
     settings = _settings(config, steps)
     work = _work_folder(config, out, network, settings, index.data_version)
     if Ranks.from_environment().rank > 0:  # one of several processes: the first one tells and writes
         with threads_of_torch(config.threads):
             trained = fit(volumes, [], settings, work)
-        return _summary(network, "", index.data_version, tasks, _figures(trained, config, network, steps, len(tasks)))
+        return _summary(network, "", index.data_version, tasks, _figures(trained, config, network, len(tasks)))
     with threads_of_torch(config.threads), _run(config, network, tasks, index.data_version, work) as run:
         trained = fit(volumes, samples, settings, work, what=f"train {network}", sink=_batched(run), say=announce)
-        figures = _figures(trained, config, network, steps, len(tasks))
+        figures = _figures(trained, config, network, len(tasks))
+        figures["error_scale"] = {str(kind): scale for kind, scale in calibrate(trained.network, unseen).items()}
         with atomic_folder(out) as new:
             _write(new, trained, config, network, tasks, index.data_version, figures | {"run_id": run.run_id})
             _log_files(run, new, trained, samples, work)
@@ -224,15 +239,17 @@ def _batched(run: Run) -> "Callable[[int, dict[str, float]], None]":
     return sink
 
 
-def _figures(trained: "Trained", config: TrainConfig, network: str, steps: int, tasks: int) -> dict[str, Any]:
+def _figures(trained: "Trained", config: TrainConfig, network: str, tasks: int) -> dict[str, Any]:
     """Figures of the training that stand in training.json."""
-    last = next((row for row in reversed(trained.rows) if any(name.startswith("psnr/") for name in row)), {})
+    kept = [row for row in trained.rows if row["step"] <= trained.kept_step]
+    last = next((row for row in reversed(kept) if any(name.startswith("psnr/") for name in row)), {})
     losses = next((row for row in reversed(trained.rows) if "loss" in row), {})
     figures: dict[str, Any] = {
         "network": network,
-        "steps": steps,
+        "steps": trained.steps,
+        "kept_step": trained.kept_step,
         "steps_per_task": config.steps_per_task,
-        "patches_per_task": steps * config.batch_size // tasks,
+        "patches_per_task": trained.steps * config.batch_size // tasks,
         "parameters": sum(parameter.numel() for parameter in trained.network.parameters()),
         "seconds": round(trained.seconds, 2),
         "images_per_second": round(trained.images_per_second, 2),
@@ -256,7 +273,7 @@ def _write(
     from model.checkpoint import Checkpoint, save_checkpoint
     from model.config import size_config
 
-    shape = size_config(config.size)
+    shape = replace(size_config(config.size), error_map=config.error_map)
     checkpoint = Checkpoint(network, config.size, tasks, shape, mira.__version__, data_version)
     save_checkpoint(folder, trained.network, checkpoint)
     facts = {"data_version": data_version, "code_version": code_version()}

@@ -4,6 +4,7 @@ from mira.client.arrays import LocalRestorer, RestorationClient, Restorer
 from mira.client.asynchronous import AsyncRestorationClient
 from mira.client.plan import Restored
 from mira.client.stream import RestoredSlice
+from mira.client.tls import Tls
 
 __all__ = [
     "AsyncRestorationClient",
@@ -12,4 +13,5 @@ __all__ = [
     "Restored",
     "RestoredSlice",
     "Restorer",
+    "Tls",
 ]

@@ -1,5 +1,6 @@
 """Restoring a volume: its slices in batches, several in flight, one instruction for the whole volume."""
 
+import logging
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,10 +14,13 @@ from numpy.typing import NDArray
 from mira.client.engines import Answer, Batch, Engine, Floats, LocalEngine, TritonEngine
 from mira.client.plan import TILE_SIDE, Restored, as_modality, check_volume, intensity_scale, restoration
 from mira.client.stream import RestoredSlice, Stream
+from mira.client.tls import Tls
+from mira.errors import ServingFailed
 from mira.progress import track
 from mira.tasks import Modality
 
 IN_FLIGHT = 4
+LOG = logging.getLogger("mira.client")
 
 
 class Restorer:
@@ -54,6 +58,8 @@ class Restorer:
         instruction: Floats | None = None,
         share_instruction: bool = True,
         progress: bool = False,
+        series: str = "",
+        want_error: bool = False,
     ) -> Restored:
         """Restore the slices of one volume.
 
@@ -69,6 +75,10 @@ class Restorer:
             instruction: an instruction to use instead of the estimated one, [D].
             share_instruction: False lets each slice use its own.
             progress: whether to show a progress bar on a terminal.
+            series: stable name of the series, e.g. its UID; by it a candidate that has a share of the series may be the
+                one that restores it (`Restored.version` says). It does not leave this process.
+            want_error: whether to ask for the error that the network expects as well (`Restored.predicted_error`); it
+                doubles what the server sends back.
 
         Raises:
             DataRejected: for empty, too small or non-finite volumes.
@@ -80,13 +90,28 @@ class Restorer:
         check_volume(volume)
         given = None if instruction is None else np.asarray(instruction, dtype=np.float32)
         scale = intensity_scale(volume, kind, mr_scale)
-        steps = restoration(volume, kind, scale, given, share_instruction, self.engine.name, self._tile_side)
-        batches = next(steps)
-        while True:
+
+        def through(engine: Engine) -> Restored:
+            name = self.engine.name
+            steps = restoration(volume, kind, scale, given, share_instruction, name, self._tile_side, want_error)
+            batches = next(steps)
+            while True:
+                try:
+                    batches = steps.send(self._run(engine, batches, f"restoring {kind}" if progress else ""))
+                except StopIteration as finished:
+                    return finished.value  # type: ignore[no-any-return]
+
+        chosen = self._engine_for(series)
+        if chosen is not self.engine:
             try:
-                batches = steps.send(self._run(batches, f"restoring {kind}" if progress else ""))
-            except StopIteration as finished:
-                return finished.value  # type: ignore[no-any-return]
+                return through(chosen)
+            except ServingFailed as error:
+                LOG.warning("%s did not restore a series, the version that serves does: %s", chosen.name, error)
+        return through(self.engine)
+
+    def _engine_for(self, series: str) -> Engine:
+        """What restores a series; an engine in this process knows one version only."""
+        return self.engine
 
     def stream(
         self,
@@ -98,7 +123,8 @@ class Restorer:
     ) -> Iterator[RestoredSlice]:
         """Restore slices as they come, and give them back in their order; memory holds a few batches only.
 
-        The first eight slices decide the instruction of all, unless one is given.
+        The first eight slices decide the instruction of all, unless one is given. A stream always goes to the version
+        that serves, never to a candidate: what was given back already cannot be restored again when that is withdrawn.
 
         Args:
             slices: arrays [rows, columns] of one size, in HU, SUVbw or MR a.u.
@@ -116,9 +142,9 @@ class Restorer:
             try:
                 for block in plan.blocks(slices):
                     if plan.needs_instruction:
-                        plan.take_instruction(self._run(plan.probes(block)))
+                        plan.take_instruction(self._run(self.engine, plan.probes(block)))
                     number, batches = plan.batches(block)
-                    waiting.append((number, [pool.submit(self._infer, batch) for batch in batches]))
+                    waiting.append((number, [pool.submit(self.engine.infer, batch) for batch in batches]))
                     if len(waiting) > self._in_flight:
                         yield from plan.finish(*_results(waiting.popleft()))
                 while waiting:
@@ -128,10 +154,10 @@ class Restorer:
                     for future in futures:
                         future.cancel()
 
-    def _run(self, batches: list[Batch], label: str = "") -> list[Answer]:
+    def _run(self, engine: Engine, batches: list[Batch], label: str = "") -> list[Answer]:
         """Answers of all batches in their order; a progress bar where there is a label."""
         with ThreadPoolExecutor(max_workers=self._in_flight) as pool:
-            futures = [pool.submit(self._infer, batch) for batch in batches]
+            futures = [pool.submit(engine.infer, batch) for batch in batches]
             try:
                 waited = track(futures, label, unit="batch") if label else futures
                 return [future.result() for future in waited]
@@ -139,9 +165,6 @@ class Restorer:
                 for future in futures:
                     future.cancel()
                 raise
-
-    def _infer(self, batch: Batch) -> Answer:
-        return self.engine.infer(batch)
 
 
 def _results(waited: tuple[int, list[Future[Answer]]]) -> tuple[int, list[Answer]]:
@@ -159,6 +182,7 @@ class RestorationClient(Restorer):
         deadline_s: longest time for one request, all its retries included.
         in_flight: requests that are under way at the same time.
         tile_side: side of the tiles of slices that are too large for one request.
+        tls: certificates; those of the environment when left out.
 
     Example:
         >>> with RestorationClient("localhost:8001") as client:  # doctest: +SKIP
@@ -173,8 +197,13 @@ class RestorationClient(Restorer):
         deadline_s: float = 120.0,
         in_flight: int = IN_FLIGHT,
         tile_side: int = TILE_SIDE,
+        tls: Tls | None = None,
     ) -> None:
-        super().__init__(TritonEngine(url, model, version, deadline_s), in_flight, tile_side)
+        self._triton = TritonEngine(url, model, version, deadline_s, tls)
+        super().__init__(self._triton, in_flight, tile_side)
+
+    def _engine_for(self, series: str) -> Engine:
+        return self._triton.for_series(series)
 
 
 class LocalRestorer(Restorer):

@@ -1,14 +1,16 @@
 """The same restoration for applications on asyncio: several series at a time in one thread."""
 
 import asyncio
+import logging
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mira.client import wire
 from mira.client.engines import (
     LARGEST_BATCH,
     Answer,
@@ -21,10 +23,14 @@ from mira.client.engines import (
 )
 from mira.client.plan import TILE_SIDE, Restored, as_modality, check_volume, intensity_scale, restoration
 from mira.client.retries import Retries
+from mira.client.share import candidate_of
 from mira.client.stream import RestoredSlice, Stream
+from mira.client.tls import Tls
+from mira.errors import ServingFailed
 from mira.tasks import Modality
 
 IN_FLIGHT = 4
+LOG = logging.getLogger("mira.client")
 
 
 class AsyncRestorationClient(TritonProtocol):
@@ -37,6 +43,7 @@ class AsyncRestorationClient(TritonProtocol):
         deadline_s: longest time for one request, all its retries included.
         in_flight: requests that are under way at the same time, of all calls together.
         tile_side: side of the tiles of slices that are too large for one request.
+        tls: certificates; those of the environment when left out.
 
     Example:
         >>> async with AsyncRestorationClient("localhost:8001") as client:  # doctest: +SKIP
@@ -52,8 +59,9 @@ class AsyncRestorationClient(TritonProtocol):
         deadline_s: float = 120.0,
         in_flight: int = IN_FLIGHT,
         tile_side: int = TILE_SIDE,
+        tls: Tls | None = None,
     ) -> None:
-        super().__init__(url, model, version, deadline_s)
+        super().__init__(url, model, version, deadline_s, tls)
         self._tile_side, self._in_flight = tile_side, in_flight
         self._client: Any = None
 
@@ -61,14 +69,18 @@ class AsyncRestorationClient(TritonProtocol):
         """Connect.
 
         Raises:
+            ConfigurationError: when certificates are missing.
             ServingFailed: when the server does not answer or does not serve the model.
         """
         import tritonclient.grpc.aio as aio_client
 
         self._slots = asyncio.Semaphore(self._in_flight)
-        self._client = aio_client.InferenceServerClient(self.url)
+        self._client = aio_client.InferenceServerClient(self.url, **self.tls.arguments())
+        self._ask = wire.async_inference(self._client)
         try:
-            self.learn(await self._patiently("get_model_metadata", model_name=self.name, model_version=self.version))
+            self.learn(
+                await self._patiently(self._client.get_model_metadata, model_name=self.name, model_version=self.version)
+            )
         except BaseException:
             await self._client.close()
             raise
@@ -87,6 +99,8 @@ class AsyncRestorationClient(TritonProtocol):
         mr_scale: float | None = None,
         instruction: Floats | None = None,
         share_instruction: bool = True,
+        series: str = "",
+        want_error: bool = False,
     ) -> Restored:
         """Restore the slices of one volume; arguments, result and errors as of `Restorer.restore_slices`."""
         volume = np.asarray(voxels, dtype=np.float32)
@@ -95,13 +109,38 @@ class AsyncRestorationClient(TritonProtocol):
         check_volume(volume)
         given = None if instruction is None else np.asarray(instruction, dtype=np.float32)
         scale = intensity_scale(volume, kind, mr_scale)
-        steps = restoration(volume, kind, scale, given, share_instruction, self.name, self._tile_side)
-        batches = next(steps)
-        while True:
+
+        async def through(engine: AsyncRestorationClient) -> Restored:
+            side = self._tile_side
+            steps = restoration(volume, kind, scale, given, share_instruction, self.name, side, want_error)
+            batches = next(steps)
+            while True:
+                try:
+                    batches = steps.send(await engine._run(batches))
+                except StopIteration as finished:
+                    return finished.value  # type: ignore[no-any-return]
+
+        chosen = await self._for_series(series)
+        if chosen is not self:
             try:
-                batches = steps.send(await self._run(batches))
-            except StopIteration as finished:
-                return finished.value  # type: ignore[no-any-return]
+                return await through(chosen)
+            except ServingFailed as error:
+                LOG.warning("%s did not restore a series, the version that serves does: %s", chosen.name, error)
+        return await through(self)
+
+    async def _for_series(self, series: str) -> "AsyncRestorationClient":
+        """The client that restores a series: itself, or one of the candidate that has a share of them."""
+        from tritonclient.utils import InferenceServerException
+
+        if not series or self.version:
+            return self
+        try:
+            answer = await self._client.get_model_config(
+                candidate_of(self.name), client_timeout=min(5.0, self._deadline)
+            )
+        except InferenceServerException:  # there is no candidate, or no server: what serves says so itself
+            return self
+        return self.toward(answer.config, series)
 
     async def stream(
         self,
@@ -145,19 +184,19 @@ class AsyncRestorationClient(TritonProtocol):
     async def _infer(self, batch: Batch) -> Answer:
         request = self.request(batch)
         try:
-            return self.answer(batch, await self._patiently("infer", **request))
+            return self.answer(batch, await self._patiently(self._ask, body=request))
         except MessageTooLarge:
             return together([await self._infer(half) for half in batch.halves()])
 
-    async def _patiently(self, name: str, **arguments: Any) -> Any:
+    async def _patiently(self, call: Callable[..., Any], **arguments: Any) -> Any:
         """Call with the time that is left, again with growing pauses while the server is away."""
         from tritonclient.utils import InferenceServerException
 
-        retries = Retries(self._deadline)
+        retries = Retries(self._deadline, self._once)
         while True:
             try:
                 async with self._slots:
-                    return await getattr(self._client, name)(**arguments, client_timeout=retries.timeout())
+                    return await call(**arguments, client_timeout=retries.timeout())
             except InferenceServerException as error:
                 status, message = str(error.status()), error.message() or ""
                 if too_large(status, message):

@@ -1,18 +1,23 @@
 """What runs the network for a client: a Triton server over gRPC, or the ONNX file in this process."""
 
+import copy
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mira.client import wire
 from mira.client.retries import Retries
+from mira.client.share import candidate_of, described
+from mira.client.tls import Tls, trouble
 from mira.errors import ConfigurationError, ServingFailed
 from mira.storage import read_json
 
 LARGEST_BATCH = 8
+ERROR_MAP = "predicted_error"  # output that not every network has, and that travels only when it is asked for
 LARGEST_REQUEST = 2**23  # pixels, 32 MiB: eight slices of 1024 x 1024; the server refuses more
 Floats = NDArray[np.float32]
 
@@ -27,6 +32,7 @@ class Batch:
         mr_scale: robust intensity scale of the MR volume; any positive number otherwise.
         instruction: float32 [D], or None to let the network estimate its own.
         instruction_weight: share of the given instruction, 0 to 1.
+        want_error: whether the error that the network expects is asked for as well.
     """
 
     image: Floats
@@ -34,6 +40,7 @@ class Batch:
     mr_scale: float
     instruction: Floats | None = None
     instruction_weight: float = 0.0
+    want_error: bool = False
 
     def halves(self) -> list["Batch"]:
         """Two batches of half the slices each.
@@ -77,6 +84,7 @@ class Answer:
         degradation: float32 [slices], 0 (untouched) to 1 (the worst that was trained on).
         instruction: float32 [slices, D], the instruction that was used.
         version: version of the model that answered, "" when it has none.
+        predicted_error: float32 [slices, 1, rows, columns], one standard deviation in native units, where asked for.
     """
 
     restored: Floats
@@ -84,6 +92,7 @@ class Answer:
     degradation: Floats
     instruction: Floats
     version: str
+    predicted_error: Floats | None = None
 
 
 class Engine(Protocol):
@@ -91,6 +100,7 @@ class Engine(Protocol):
 
     name: str
     instruction_size: int
+    error_map: bool
 
     def infer(self, batch: Batch) -> Answer:
         """Restore one batch."""
@@ -107,11 +117,14 @@ class TritonProtocol:
         model: name of the served model.
         version: version to ask for, "" for the one that serves.
         deadline_s: longest time for one request, all its retries included.
+        tls: certificates; those of the environment (`mira.client.tls`) when left out.
     """
 
     OUTPUTS = ("restored", "modality_probability", "degradation", "instruction_used")
+    _once = False  # whether a failure is final
+    error_map = False  # whether it can be asked for `ERROR_MAP` as well; `learn` finds out
 
-    def __init__(self, url: str, model: str, version: str, deadline_s: float) -> None:
+    def __init__(self, url: str, model: str, version: str, deadline_s: float, tls: Tls | None = None) -> None:
         try:
             import tritonclient.grpc as grpc_client
         except ModuleNotFoundError as error:
@@ -119,10 +132,11 @@ class TritonProtocol:
         self.name, self.url, self.version = model, url, version
         self.instruction_size = 0
         self._deadline = deadline_s
+        self.tls = Tls.from_environment() if tls is None else tls
         self._grpc = grpc_client
 
     def learn(self, metadata: Any) -> None:
-        """Take the length of the instruction from the model's metadata.
+        """Take the length of the instruction, and whether there is an error map, from the model's metadata.
 
         Raises:
             ServingFailed: when it is not a MIRA-Net.
@@ -133,37 +147,63 @@ class TritonProtocol:
                 f"{self.name} at {self.url} is not a MIRA-Net: it has no input `instruction`. Check the name."
             )
         self.instruction_size = int(shapes["instruction"][-1])
+        self.error_map = any(tensor.name == ERROR_MAP for tensor in metadata.outputs)
 
-    def request(self, batch: Batch) -> dict[str, Any]:
-        """Arguments of `infer` for a batch."""
-        types = {np.dtype(np.float32): "FP32", np.dtype(np.int64): "INT64"}
-        inputs = []
-        for name, array in batch.arrays(self.instruction_size).items():
-            tensor = self._grpc.InferInput(name, list(array.shape), types[array.dtype])
-            tensor.set_data_from_numpy(array)
-            inputs.append(tensor)
-        outputs = [self._grpc.InferRequestedOutput(name) for name in self.OUTPUTS]
-        return {"model_name": self.name, "inputs": inputs, "model_version": self.version, "outputs": outputs}
+    def toward(self, config: Any, series: str) -> Self:
+        """This connection to the candidate, when a series falls to it; otherwise itself.
 
-    def answer(self, batch: Batch, result: Any) -> Answer:
-        """What the server's result says.
+        The candidate is asked once: the version that serves takes over at the first thing that goes wrong.
+
+        Args:
+            config: ModelConfig message of the candidate.
+            series: name of the series.
+        """
+        candidate = described(config)
+        if candidate is None or not candidate.restores(series):
+            return self
+        other = copy.copy(self)
+        other.name, other.version, other._once = candidate.name, candidate.version, True
+        other.instruction_size = candidate.instruction_size
+        other.error_map = any(tensor.name == ERROR_MAP for tensor in config.output)
+        return other
+
+    def request(self, batch: Batch) -> bytes:
+        """The message that asks for a batch.
+
+        Raises:
+            ServingFailed: when an error map is asked for that the network does not have.
+        """
+        if batch.want_error and not self.error_map:
+            raise no_error_map(f"{self.name} at {self.url}")
+        return wire.request(self.name, self.version, batch.arrays(self.instruction_size), self.outputs(batch))
+
+    def answer(self, batch: Batch, message: bytes) -> Answer:
+        """What the server's answer says.
 
         Raises:
             ServingFailed: when it does not fit the batch.
         """
-        arrays = [result.as_numpy(name) for name in self.OUTPUTS]
-        if any(array is None for array in arrays) or arrays[0].shape != batch.image.shape:
+        reply = wire.reply(message)
+        arrays = [reply.arrays[name] for name in self.outputs(batch) if name in reply.arrays]
+        images = [arrays[0], *arrays[4:]] if len(arrays) == len(self.outputs(batch)) else []
+        if not images or any(image.shape != batch.image.shape for image in images):
             raise ServingFailed(f"{self.name} at {self.url} gave no answer of the image's shape. Look at its log.")
-        restored, probability, degradation, instruction = arrays
-        version = str(result.get_response().model_version)
-        return Answer(restored, probability, degradation.reshape(-1), instruction, version)
+        restored, probability, degradation, instruction, *error = arrays
+        return Answer(restored, probability, degradation.reshape(-1), instruction, reply.version, *error)
+
+    def outputs(self, batch: Batch) -> tuple[str, ...]:
+        """Outputs that are asked for."""
+        return (*self.OUTPUTS, ERROR_MAP) if batch.want_error else self.OUTPUTS
 
     def explain(self, status: str, message: str) -> ServingFailed:
         """The error that a caller gets when asking again is of no use."""
         text = message.strip().splitlines()
         if "UNAVAILABLE" in status:
+            closed = " It closes connections: does it want TLS (--tls-ca), or our certificate (--tls-certificate)?"
             return ServingFailed(
-                f"No Triton answers at {self.url}. Start one with `mira serve`, or correct the address."
+                trouble(self.url, message)
+                or f"No Triton answers at {self.url}. Start one with `mira serve`, or correct the address."
+                + (closed if "closed" in message or "reset" in message else "")
             )
         if "DEADLINE" in status:
             return ServingFailed(f"Triton at {self.url} did not answer within {self._deadline:.0f} s. Look at its log.")
@@ -178,16 +218,42 @@ class TritonEngine(TritonProtocol):
         model: name of the served model.
         version: version to ask for, "" for the one that serves.
         deadline_s: longest time for one request, all its retries included.
+        tls: certificates; those of the environment when left out.
 
     Raises:
+        ConfigurationError: when certificates are missing.
         ServingFailed: when the server does not answer or does not serve the model.
     """
 
-    def __init__(self, url: str, model: str = "mira_net", version: str = "", deadline_s: float = 120.0) -> None:
-        super().__init__(url, model, version, deadline_s)
+    def __init__(
+        self,
+        url: str,
+        model: str = "mira_net",
+        version: str = "",
+        deadline_s: float = 120.0,
+        tls: Tls | None = None,
+    ) -> None:
+        super().__init__(url, model, version, deadline_s, tls)
         # tritonclient lifts gRPC's 4 MB message limit to 2 GB by itself
-        self._client = self._grpc.InferenceServerClient(url)
+        self._client = self._grpc.InferenceServerClient(url, **self.tls.arguments())
+        self._infer = wire.inference(self._client)
         self.learn(self._patiently(lambda left: self._client.get_model_metadata(model, version, client_timeout=left)))
+
+    def for_series(self, series: str) -> "TritonEngine":
+        """The engine that restores a series: itself, or the candidate that has a share of them.
+
+        Args:
+            series: name of the series, e.g. its UID, which does not leave this process; "" for none.
+        """
+        from tritonclient.utils import InferenceServerException
+
+        if not series or self.version:
+            return self
+        try:
+            answer = self._client.get_model_config(candidate_of(self.name), client_timeout=min(5.0, self._deadline))
+        except InferenceServerException:  # there is no candidate, or no server: what serves says so itself
+            return self
+        return self.toward(answer.config, series)
 
     def infer(self, batch: Batch) -> Answer:
         """Restore one batch; where something on the way limits messages, by halves.
@@ -197,7 +263,7 @@ class TritonEngine(TritonProtocol):
         """
         request = self.request(batch)
         try:
-            return self.answer(batch, self._patiently(lambda left: self._client.infer(**request, client_timeout=left)))
+            return self.answer(batch, self._patiently(lambda left: self._infer(request, client_timeout=left)))
         except MessageTooLarge:
             return together([self.infer(half) for half in batch.halves()])
 
@@ -209,7 +275,7 @@ class TritonEngine(TritonProtocol):
         """Call with the time that is left, again with growing pauses while the server is away."""
         from tritonclient.utils import InferenceServerException
 
-        retries = Retries(self._deadline)
+        retries = Retries(self._deadline, self._once)
         while True:
             try:
                 return call(retries.timeout())
@@ -221,6 +287,13 @@ class TritonEngine(TritonProtocol):
                 if wait is None:
                     raise self.explain(status, message) from error
                 time.sleep(wait)
+
+
+def no_error_map(network: str) -> ServingFailed:
+    """The error that a caller gets who asks for an error map of a network without one."""
+    return ServingFailed(
+        f"{network} gives no expected error. Leave it out, or ask for a version that was trained for it."
+    )
 
 
 class MessageTooLarge(ServingFailed):
@@ -241,12 +314,14 @@ def together(answers: list[Answer]) -> Answer:
     versions = {answer.version for answer in answers}
     if len(versions) > 1:
         raise ServingFailed("The served version changed while one batch was restored in parts. Restore again.")
+    errors = [answer.predicted_error for answer in answers if answer.predicted_error is not None]
     return Answer(
         restored=np.concatenate([answer.restored for answer in answers]),
         modality_probability=np.concatenate([answer.modality_probability for answer in answers]),
         degradation=np.concatenate([answer.degradation for answer in answers]),
         instruction=np.concatenate([answer.instruction for answer in answers]),
         version=versions.pop(),
+        predicted_error=np.concatenate(errors) if errors else None,
     )
 
 
@@ -284,16 +359,24 @@ class LocalEngine:
         if "instruction" not in shapes:
             raise ServingFailed(f"{path} is not a MIRA-Net: it has no input `instruction`.")
         self.instruction_size = int(shapes["instruction"][-1])
+        self.error_map = any(tensor.name == ERROR_MAP for tensor in self._session.get_outputs())
         described = path.with_name("metadata.json")
         facts = read_json(described) if described.is_file() else {}
         self.name = str(facts.get("name", "mira_net"))
         self.version = str(facts.get("version", ""))
 
     def infer(self, batch: Batch) -> Answer:
-        """Restore one batch."""
+        """Restore one batch.
+
+        Raises:
+            ServingFailed: when an error map is asked for that the network does not have.
+        """
+        if batch.want_error and not self.error_map:
+            raise no_error_map(self.name)
+        names = [*self.OUTPUTS, *([ERROR_MAP] if batch.want_error else [])]
         arrays = batch.arrays(self.instruction_size)
-        restored, probability, degradation, instruction = self._session.run(list(self.OUTPUTS), arrays)
-        return Answer(restored, probability, degradation.reshape(-1), instruction, self.version)
+        restored, probability, degradation, instruction, *error = self._session.run(names, arrays)
+        return Answer(restored, probability, degradation.reshape(-1), instruction, self.version, *error)
 
     def close(self) -> None:
         """Nothing to let go of."""

@@ -5,8 +5,8 @@ very same procedure.
 """
 
 from collections import Counter
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,8 @@ class Restored:
         model: name of the network.
         version: its version, "" when it has none.
         warnings: what a user should know, in words free of patient data.
+        predicted_error: float32 [slices, rows, columns], the error of each voxel that the network expects, as one
+            standard deviation in the unit of the input; None unless it was asked for.
     """
 
     voxels: Floats
@@ -50,6 +52,7 @@ class Restored:
     model: str
     version: str
     warnings: list[str]
+    predicted_error: Floats | None = None
 
 
 class Plan:
@@ -60,10 +63,18 @@ class Plan:
         modality: its modality.
         scale: its robust intensity scale; 1 for CT and PET.
         tile_side: side of the tiles of slices that are too large for one request.
+        want_error: whether the batches, probes aside, ask for the expected error.
     """
 
-    def __init__(self, volume: Floats, modality: Modality, scale: float, tile_side: int = TILE_SIDE) -> None:
-        self.shape = volume.shape
+    def __init__(
+        self,
+        volume: Floats,
+        modality: Modality,
+        scale: float,
+        tile_side: int = TILE_SIDE,
+        want_error: bool = False,
+    ) -> None:
+        self.shape, self._want_error = volume.shape, want_error
         self._volume, self._modality, self._scale = padded(volume), modality.number, scale
         rows, columns = self._volume.shape[1:]
         whole = Tile(0, rows, 0, columns)
@@ -72,7 +83,10 @@ class Plan:
     def batches(self, instruction: Floats | None) -> list[Batch]:
         """All batches: tile by tile, slices in order."""
         return [
-            self._batch(range(start, min(start + step, len(self._volume))), tile, instruction)
+            replace(
+                self._batch(range(start, min(start + step, len(self._volume))), tile, instruction),
+                want_error=self._want_error,
+            )
             for tile in self.tiles
             for step in (batch_size(tile.bottom - tile.top, tile.right - tile.left),)
             for start in range(0, len(self._volume), step)
@@ -95,28 +109,43 @@ class Plan:
         best = np.argsort(spread)[::-1][:LARGEST_BATCH]
         return [self._batch([places[place][0]], places[place][1], None) for place in sorted(best)]
 
-    def _batch(self, indices: Sequence[int] | NDArray[np.intp], tile: Tile, instruction: Floats | None) -> Batch:
-        image = self._volume[(np.asarray(indices), slice(None), slice(None))][(slice(None), *tile.window)]
+    def _batch(self, indices: range | list[int] | NDArray[np.intp], tile: Tile, instruction: Floats | None) -> Batch:
+        # slices that follow each other are not copied
+        chosen = slice(indices.start, indices.stop) if isinstance(indices, range) else indices
+        image = self._volume[chosen][(slice(None), *tile.window)]
         weight = 0.0 if instruction is None else 1.0
         return Batch(image[:, None], self._modality, self._scale, instruction, weight)
 
     def joined(self, answers: list[Answer]) -> tuple[Floats, Floats, Floats, Floats]:
         """Voxels, modality probabilities, degradations and instructions [slices, ...] of the answers to `batches`."""
-        count, rows, columns = self.shape
-        found: list[list[Answer]] = [[]]
-        for answer in answers:
-            if sum(len(one.restored) for one in found[-1]) == count:
-                found.append([])
-            found[-1].append(answer)
-        per_tile = [np.concatenate([answer.restored[:, 0] for answer in part]) for part in found]
-        height, width = self._volume.shape[1:]
-        voxels = per_tile[0] if len(found) == 1 else join(zip(self.tiles, per_tile, strict=True), height, width)
+        found = self._by_tile(answers)
         estimates = [
             np.mean([np.concatenate([getattr(answer, name) for answer in part]) for part in found], axis=0)
             for name in ("modality_probability", "degradation", "instruction")
         ]
         probability, degradation, instruction = (estimate.astype(np.float32) for estimate in estimates)
-        return np.ascontiguousarray(voxels[:, :rows, :columns]), probability, degradation, instruction
+        return self._image(answers, "restored"), probability, degradation, instruction
+
+    def predicted_error(self, answers: list[Answer]) -> Floats | None:
+        """Expected errors [slices, rows, columns] of the answers to `batches`, where they were asked for."""
+        return self._image(answers, "predicted_error") if self._want_error else None
+
+    def _by_tile(self, answers: list[Answer]) -> list[list[Answer]]:
+        """The answers to `batches`, those of one tile together."""
+        found: list[list[Answer]] = [[]]
+        for answer in answers:
+            if sum(len(one.restored) for one in found[-1]) == self.shape[0]:
+                found.append([])
+            found[-1].append(answer)
+        return found
+
+    def _image(self, answers: list[Answer], name: str) -> Floats:
+        """One image of the answers to `batches`, its tiles joined and its padding cut off."""
+        found = self._by_tile(answers)
+        per_tile = [np.concatenate([getattr(answer, name)[:, 0] for answer in part]) for part in found]
+        (_, rows, columns), (height, width) = self.shape, self._volume.shape[1:]
+        image = per_tile[0] if len(found) == 1 else join(zip(self.tiles, per_tile, strict=True), height, width)
+        return np.ascontiguousarray(image[:, :rows, :columns])
 
 
 def restoration(
@@ -127,6 +156,7 @@ def restoration(
     share: bool,
     model: str,
     tile_side: int = TILE_SIDE,
+    want_error: bool = False,
 ) -> Steps:
     """Restore a volume: probe it, ask for all of it with the shared instruction, and again if the version changed.
 
@@ -141,11 +171,12 @@ def restoration(
         share: whether all slices use one instruction; tiles of a slice always do.
         model: name of the network, for the result.
         tile_side: side of tiles.
+        want_error: whether to ask for the expected error.
 
     Raises:
         ServingFailed: when the served version changed again and again.
     """
-    plan = Plan(volume, modality, scale, tile_side)
+    plan = Plan(volume, modality, scale, tile_side, want_error)
     for _ in range(TRIES):
         used, versions = instruction, set[str]()
         if used is None and (len(plan.tiles) > 1 or (share and len(volume) > 1)):
@@ -164,7 +195,8 @@ def restoration(
     voxels, probability, degradation, own = plan.joined(answers)
     warnings = [*disagreement(probability, modality), *out_of_range(volume, modality, scale)]
     final = own.mean(axis=0) if used is None else used
-    return Restored(voxels, probability, degradation, final, model, versions.pop(), warnings)
+    error = plan.predicted_error(answers)
+    return Restored(voxels, probability, degradation, final, model, versions.pop(), warnings, error)
 
 
 def check_volume(volume: Floats) -> None:

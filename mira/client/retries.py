@@ -3,6 +3,8 @@
 import random
 import time
 
+from mira.client.tls import distrusted
+
 LONGEST_PAUSE = 5.0
 AWAY = ("not healthy", "no available versions", "is not ready", "shutting down", "unavailable")
 """What Triton says, by whichever status, while it starts, loads a model anew, or has lost a model's process."""
@@ -15,9 +17,11 @@ class Retries:
 
     Args:
         deadline_s: longest time for the request, all its attempts included.
+        once: never ask again.
     """
 
-    def __init__(self, deadline_s: float) -> None:
+    def __init__(self, deadline_s: float, once: bool = False) -> None:
+        self._once = once
         self._end = time.monotonic() + deadline_s
         self._attempt = deadline_s / 2
         self._pause = 0.1
@@ -35,7 +39,7 @@ class Retries:
         """
         again = "UNAVAILABLE" in status or "DEADLINE" in status or any(word in message.lower() for word in AWAY)
         wait = self._pause * random.uniform(0.5, 1.0)  # noqa: S311 - spreads clients, no secret
-        if not again or time.monotonic() + wait >= self._end:
+        if self._once or distrusted(message) or not again or time.monotonic() + wait >= self._end:
             return None
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
         return wait

@@ -1,6 +1,6 @@
 """Restoring files: a whole DICOM series into a derived series of the same study, or a NIfTI file into another."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +8,15 @@ from mira.client.arrays import Restorer
 from mira.client.plan import Restored
 from mira.dicom.archive import Opened, opened
 from mira.dicom.derive import restored_by, write_derived
-from mira.dicom.reasons import Refused
+from mira.dicom.expected_error import UNITS, write_expected_error
+from mira.dicom.headers import uid
+from mira.dicom.reasons import Reason, Refused
 from mira.dicom.scan import scan
+from mira.dicom.triage import OWN_MARKS
 from mira.dicom.volume import SeriesVolume, read_volumes
 from mira.errors import DataRejected
 from mira.tasks import Modality, task_of
-from mira.volume import Volume, read_nifti, write_nifti
+from mira.volume import Volume, nifti_description, read_nifti, write_nifti
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Delivered:
         warnings: what a user should know.
         degradation: mean of the network's estimate, 0 to 1.
         model: name and version of the network.
+        error_files: the expected error, where it was asked for.
     """
 
     modality: Modality
@@ -35,6 +39,7 @@ class Delivered:
     warnings: list[str]
     degradation: float
     model: str
+    error_files: list[Path] = field(default_factory=list)
 
     def facts(self) -> dict[str, Any]:
         """For a report, without paths."""
@@ -42,14 +47,17 @@ class Delivered:
             "modality": str(self.modality),
             "slices": self.slices,
             "files": len(self.files),
+            "error_files": len(self.error_files),
             "warnings": self.warnings,
             "degradation": round(self.degradation, 4),
             "model": self.model,
         }
 
 
-def restore_volume(restorer: Restorer, source: SeriesVolume, progress: bool = False) -> Restored:
-    """Restore the voxels of a series.
+def restore_volume(
+    restorer: Restorer, source: SeriesVolume, progress: bool = False, confidence: bool = False
+) -> Restored:
+    """Restore the voxels of a series, with their expected error when `confidence` asks for it.
 
     Raises:
         DataRejected: when its voxels are not in the unit that the network knows.
@@ -58,11 +66,15 @@ def restore_volume(restorer: Restorer, source: SeriesVolume, progress: bool = Fa
     if source.unit is not unit:
         why = source.unit_refusal or f"its voxels are in {source.unit}"
         raise DataRejected(f"This {source.modality} series cannot be restored faithfully: it is not in {unit} ({why}).")
-    voxels = source.volume.voxels
-    return restorer.restore_slices(voxels, source.modality, mr_scale=source.mr_scale, progress=progress)
+    voxels, name = source.volume.voxels, uid(source.headers[0], "SeriesInstanceUID")
+    return restorer.restore_slices(
+        voxels, source.modality, mr_scale=source.mr_scale, progress=progress, series=name, want_error=confidence
+    )
 
 
-def restore_series(restorer: Restorer, source: Path | SeriesVolume, out: Path, progress: bool = False) -> Delivered:
+def restore_series(
+    restorer: Restorer, source: Path | SeriesVolume, out: Path, progress: bool = False, confidence: bool = False
+) -> Delivered:
     """Restore one DICOM series into a derived series.
 
     Args:
@@ -70,30 +82,36 @@ def restore_series(restorer: Restorer, source: Path | SeriesVolume, out: Path, p
         source: a folder, file, DICOMDIR or zip that holds one usable series, or a series that was read already.
         out: folder of the derived series, which must not exist yet.
         progress: whether to show progress bars on a terminal.
+        confidence: whether to write the expected error as a second derived series, beside `out`, with `-error` added.
 
     Raises:
         DataRejected: when the source holds no usable series or several, or cannot be restored faithfully.
         ServingFailed: when the network cannot be reached or refuses.
     """
     if isinstance(source, SeriesVolume):
-        restored = restore_volume(restorer, source, progress)
-        purpose = restored_by(restored.model, restored.version)
-        files = write_derived(source, restored.voxels, out, purpose, progress)
+        restored = restore_volume(restorer, source, progress, confidence)
+        network = restored.model, restored.version
+        files = write_derived(source, restored.voxels, out, restored_by(*network), progress)
+        errors: list[Path] = []
+        if restored.predicted_error is not None:
+            beside = out.with_name(f"{out.name}-error")
+            errors = write_expected_error(source, restored.predicted_error, files, beside, *network, progress)
         warnings = [*source.warnings, *restored.warnings]
         model = f"{restored.model} {restored.version}".strip()
-        return Delivered(source.modality, len(files), files, warnings, float(restored.degradation.mean()), model)
+        degradation = float(restored.degradation.mean())
+        return Delivered(source.modality, len(files), files, warnings, degradation, model, errors)
     with opened(source) as found:
         volumes, refusals = _read(found)
         if len(volumes) != 1:
             held = f"{len(volumes)} usable series" if volumes else f"no usable series ({_reasons(refusals)})"
             raise DataRejected(f"{source} holds {held}. Give one series, or use restore_all.")
-        return restore_series(restorer, volumes[0], out, progress)
+        return restore_series(restorer, volumes[0], out, progress, confidence)
 
 
 def restore_all(
-    restorer: Restorer, path: Path, out: Path, progress: bool = False
+    restorer: Restorer, path: Path, out: Path, progress: bool = False, confidence: bool = False
 ) -> tuple[list[Delivered], dict[str, int]]:
-    """Restore every usable DICOM series below a path, each into a folder of its own.
+    """Restore every usable DICOM series below a path, each into a folder of its own; `confidence` as for one series.
 
     Returns:
         What was delivered, and for everything else the reason and how many files it concerns.
@@ -107,7 +125,7 @@ def restore_all(
         for index, volume in enumerate(volumes, start=1):
             target = out / f"{index:03d}-{volume.modality.lower()}"
             try:
-                delivered.append(restore_series(restorer, volume, target, progress))
+                delivered.append(restore_series(restorer, volume, target, progress, confidence))
             except DataRejected as error:
                 refusals[str(error)] = refusals.get(str(error), 0) + len(volume.files)
     if not delivered:
@@ -122,8 +140,12 @@ def restore_nifti(
     modality: Modality,
     mr_scale: float | None = None,
     progress: bool = False,
+    confidence: bool = False,
+    again: bool = False,
 ) -> Delivered:
     """Restore a NIfTI file in HU, SUVbw or MR a.u. into another with the same geometry.
+
+    The header's `descrip` of the new file says by what it was restored.
 
     Args:
         restorer: `RestorationClient` or `LocalRestorer`.
@@ -132,14 +154,31 @@ def restore_nifti(
         modality: what it shows; NIfTI does not say.
         mr_scale: robust intensity scale of an MR volume; estimated when left out.
         progress: whether to show a progress bar on a terminal.
+        confidence: whether to write the expected error (one standard deviation) as well, with `_error` in its name.
+        again: restore also what this software restored before.
+
+    Raises:
+        DataRejected: when the file cannot be read or restored, or is marked as restored already.
     """
+    if not again and any(mark in nifti_description(path).upper() for mark in OWN_MARKS):
+        raise DataRejected(
+            f"{path} was {Reason.ALREADY_RESTORED.text.replace('series', 'file')}. Its header says so; --again does it "
+            "all the same."
+        )
     volume = read_nifti(path)
-    restored = restorer.restore_slices(volume.voxels, modality, mr_scale=mr_scale, progress=progress)
-    write_nifti(out, Volume(restored.voxels, volume.affine))
-    model = f"{restored.model} {restored.version}".strip()
-    return Delivered(
-        modality, len(restored.voxels), [out], restored.warnings, float(restored.degradation.mean()), model
+    restored = restorer.restore_slices(
+        volume.voxels, modality, mr_scale=mr_scale, progress=progress, want_error=confidence
     )
+    model = f"{restored.model} {restored.version}".strip()
+    write_nifti(out, Volume(restored.voxels, volume.affine), description=f"restored by MIRA-Net: {model}; research use")
+    errors: list[Path] = []
+    if restored.predicted_error is not None:
+        stem, kind = (out.name[:-7], out.name[-7:]) if out.name.endswith(".nii.gz") else (out.stem, out.suffix)
+        errors = [out.with_name(f"{stem}_error{kind}")]
+        words = f"expected error (1 SD), {UNITS[modality][0]}, of MIRA-Net: {model}"
+        write_nifti(errors[0], Volume(restored.predicted_error, volume.affine), description=words)
+    degradation = float(restored.degradation.mean())
+    return Delivered(modality, len(restored.voxels), [out], restored.warnings, degradation, model, errors)
 
 
 def _read(found: Opened) -> tuple[list[SeriesVolume], dict[str, int]]:

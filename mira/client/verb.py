@@ -9,6 +9,7 @@ from typing import Any
 from mira.client.arrays import LocalRestorer, RestorationClient, Restorer
 from mira.client.send import check_where, send
 from mira.client.series import Delivered, restore_all, restore_nifti
+from mira.client.tls import VARIABLES, Tls
 from mira.errors import ConfigurationError
 from mira.tasks import Modality
 
@@ -42,11 +43,19 @@ def add_restore(subparsers: Any) -> None:
     where.add_argument(
         "--model", type=Path, metavar="FILE", help="model.onnx: restore in this process, without a server"
     )
+    tls = parser.add_argument_group("TLS", f"PEM files; also by {', '.join(VARIABLES.values())} in the environment")
+    tls.add_argument("--tls-ca", type=Path, metavar="FILE", help="who signs the server's certificate")
+    tls.add_argument("--tls-certificate", type=Path, metavar="FILE", help="ours, where the server wants one (mTLS)")
+    tls.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key")
     parser.add_argument("--network", default="mira_net", metavar="NAME", help="served model (default mira_net)")
     parser.add_argument("--modality", choices=[str(m) for m in Modality], help="what a NIfTI file shows")
     parser.add_argument(
         "--mr-scale", type=float, metavar="X", help="intensity scale of an MR NIfTI file (default: estimated)"
     )
+    parser.add_argument(
+        "--confidence", action="store_true", help="write the error that the network expects as a second series, too"
+    )
+    parser.add_argument("--again", action="store_true", help="restore a NIfTI file also when it is marked as restored")
     parser.add_argument("--send", metavar="WHERE", help=f"send the restored series back: {WHERE}")
     parser.add_argument("--title", default="MIRA", metavar="AET", help="our AE title when sending (default MIRA)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
@@ -95,15 +104,17 @@ def run(arguments: argparse.Namespace) -> int:
     with _restorer(arguments) as restorer:
         if is_nifti:
             name = path.name[: -len(".nii.gz")] if path.name.lower().endswith(".gz") else path.stem
-            target = arguments.out / f"{name}-restored.nii"
+            target = arguments.out / f"{name}-restored{path.name[len(name) :].lower()}"
+            options = {"progress": True, "confidence": arguments.confidence, "again": arguments.again}
             modality = Modality(arguments.modality)
-            delivered = [restore_nifti(restorer, path, target, modality, arguments.mr_scale, progress=True)]
+            delivered = [restore_nifti(restorer, path, target, modality, arguments.mr_scale, **options)]
             refusals: dict[str, int] = {}
         else:
-            delivered, refusals = restore_all(restorer, path, arguments.out, progress=True)
+            delivered, refusals = restore_all(restorer, path, arguments.out, True, arguments.confidence)
     _report(delivered, refusals, arguments)
     if arguments.send:
-        sent = send([path for item in delivered for path in item.files], arguments.send, arguments.title)
+        files = [path for item in delivered for path in (*item.files, *item.error_files)]
+        sent = send(files, arguments.send, arguments.title)
         if not arguments.json:
             sys.stdout.write(f"{len(sent.taken)} files sent\n")
     return 0
@@ -112,7 +123,9 @@ def run(arguments: argparse.Namespace) -> int:
 def _restorer(arguments: argparse.Namespace) -> Restorer:
     if arguments.model is not None:
         return LocalRestorer(arguments.model)
-    return RestorationClient(arguments.server or DEFAULT_SERVER, arguments.network)
+    given = Tls(arguments.tls_ca, arguments.tls_certificate, arguments.tls_key)
+    tls = given.over(Tls.from_environment())
+    return RestorationClient(arguments.server or DEFAULT_SERVER, arguments.network, tls=tls)
 
 
 def _report(delivered: list[Delivered], refusals: dict[str, int], arguments: argparse.Namespace) -> None:
@@ -127,6 +140,9 @@ def _report(delivered: list[Delivered], refusals: dict[str, int], arguments: arg
     for item in delivered:
         where = item.files[0] if len(item.files) == 1 else item.files[0].parent
         sys.stdout.write(f"{item.modality}, {item.slices} slices, by {item.model}: {where}\n")
+        if item.error_files:
+            beside = item.error_files[0] if len(item.error_files) == 1 else item.error_files[0].parent
+            sys.stdout.write(f"  expected error (1 SD): {beside}\n")
         for warning in item.warnings:
             sys.stdout.write(f"  warning: {warning}\n")
     for reason, count in sorted(refusals.items()):

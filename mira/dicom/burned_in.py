@@ -57,12 +57,13 @@ def suspected(voxels: NDArray[Any]) -> bool:
         voxels: [slices, rows, columns] or one slice, in any unit.
     """
     volume = voxels if voxels.ndim == 3 else voxels[None]
-    tops = np.array([plane.max() for plane in volume])
-    for plane, top in zip(volume, tops, strict=True):
-        saturated = np.count_nonzero(plane == top)
+    tops = []
+    for plane in volume:
+        tops.append(plane.max())
+        saturated = np.count_nonzero(plane == tops[-1])
         if FEWEST_SATURATED <= saturated < plane.size // 4 and suspected_in_slice(plane):
             return True
-    return _repeats(volume, tops) and suspected_in_slice(volume[len(volume) // 2])
+    return _repeats(volume, np.array(tops)) and suspected_in_slice(volume[len(volume) // 2])
 
 
 def text_warnings(voxels: NDArray[Any]) -> set[str]:
@@ -75,12 +76,14 @@ def _repeats(volume: NDArray[Any], tops: NDArray[Any]) -> bool:
     chosen = [0, len(volume) // 2, len(volume) - 1]
     if len(set(chosen)) < 3:
         return False
-    planes = [volume[index] for index in chosen]
+    planes = [volume[index].astype(np.float32, copy=False) for index in chosen]
     floor = float(planes[0].min())
     bright = planes[0] > floor + CONTRAST[1] * (float(tops[0]) - floor)
     if _shared(planes, bright):
         return True
-    return all(tops[index] > 0 for index in chosen) and _shared([volume[i] / tops[i] for i in chosen], bright)
+    if any(tops[index] <= 0 for index in chosen):
+        return False
+    return _shared([plane / tops[index] for plane, index in zip(planes, chosen, strict=True)], bright)
 
 
 def _shared(planes: list[NDArray[Any]], bright: NDArray[np.bool_]) -> bool:

@@ -5,7 +5,7 @@ The derived series says what was done, by what, from which images; it keeps what
 drops what is no longer true. It carries the patient, as its source does: it belongs beside it, nowhere else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -138,8 +138,31 @@ def write_derived(
         DataRejected: when the source cannot carry a derived series, the voxels do not fit its grid or are not finite,
             or the folder exists.
     """
-    _check(source, voxels, out)
-    stored = encode(source, voxels)
+    check(source, voxels, out)
+    return write_series(source, encode(source, voxels), out, purpose, progress)
+
+
+def write_series(
+    source: SeriesVolume,
+    stored: Sequence[Stored],
+    out: Path,
+    purpose: Derivation,
+    progress: bool = False,
+    amend: Callable[[Dataset, int], None] | None = None,
+) -> list[Path]:
+    """Write checked and encoded slices as a derived series.
+
+    Args:
+        source: the series that they were made from.
+        stored: a slice each.
+        out: folder of the new series.
+        purpose: what made them.
+        progress: whether to show a progress bar.
+        amend: changes a finished dataset, given with the number of its slice, before it is checked and written.
+
+    Returns:
+        The files, in slice order.
+    """
     series_uid, moment = str(generate_uid()), datetime.now(UTC).astimezone()
     study_uid = h.uid(source.headers[0], "StudyInstanceUID") or str(generate_uid())  # some sources lack it
     numbers = _instance_numbers(source.headers)
@@ -148,12 +171,15 @@ def write_derived(
         shown = track(slices, "writing", unit="slice") if progress else slices
         for index, (header, values, number) in enumerate(shown):
             dataset = _derive(header, values, purpose, (study_uid, series_uid), number, moment)
+            if amend is not None:
+                amend(dataset, index)
             _check_geometry(header, dataset, values)
             dataset.save_as(temporary / f"{index + 1:04d}.dcm", enforce_file_format=True)
     return sorted(out.glob("*.dcm"))
 
 
-def _check(source: SeriesVolume, voxels: NDArray[np.float32], out: Path) -> None:
+def check(source: SeriesVolume, voxels: NDArray[np.float32], out: Path) -> None:
+    """Raise DataRejected unless a derived series of these voxels can be written there."""
     if voxels.shape != source.volume.voxels.shape:
         raise DataRejected(f"The new voxels have shape {voxels.shape}, the source {source.volume.voxels.shape}.")
     if not np.isfinite(voxels).all():
@@ -183,13 +209,13 @@ def _derive(
     dataset.file_meta = meta
     dataset.InstanceNumber = number
     dataset.SeriesNumber = int(h.number(source, "SeriesNumber") or 0) + SERIES_NUMBER_STEP
-    dataset.SeriesDescription = _suffixed(h.text(source, "SeriesDescription"), purpose.label)
+    dataset.SeriesDescription = suffixed(h.text(source, "SeriesDescription"), purpose.label)
     dataset.ImageType = _image_type(source)
     # the series keeps its own date and time: they are the reference of the decay correction of many a PET
     dataset.ContentDate = dataset.InstanceCreationDate = moment.strftime("%Y%m%d")
     dataset.ContentTime = dataset.InstanceCreationTime = moment.strftime("%H%M%S.%f")
     dataset.DerivationDescription = _joined(h.text(source, "DerivationDescription"), purpose.description)
-    dataset.DerivationCodeSequence = DicomSequence([*h.items(dataset, "DerivationCodeSequence"), _code(*purpose.code)])
+    dataset.DerivationCodeSequence = DicomSequence([*h.items(dataset, "DerivationCodeSequence"), code(*purpose.code)])
     dataset.SourceImageSequence = DicomSequence([_source_reference(source)])
     equipment = [*h.items(dataset, "ContributingEquipmentSequence"), _equipment(purpose, moment)]
     dataset.ContributingEquipmentSequence = DicomSequence(equipment)
@@ -293,14 +319,14 @@ def _source_reference(source: Dataset) -> Dataset:
     if is_enhanced(source):
         item.ReferencedFrameNumber = int(h.number(source, "InstanceNumber") or 1)
     item.SpatialLocationsPreserved = "YES"
-    purpose = _code("121322", "Source image for image processing operation", "DCM")
+    purpose = code("121322", "Source image for image processing operation", "DCM")
     item.PurposeOfReferenceCodeSequence = DicomSequence([purpose])
     return item
 
 
 def _equipment(purpose: Derivation, moment: datetime) -> Dataset:
     item = Dataset()
-    item.PurposeOfReferenceCodeSequence = DicomSequence([_code("109102", "Processing Equipment", "DCM")])
+    item.PurposeOfReferenceCodeSequence = DicomSequence([code("109102", "Processing Equipment", "DCM")])
     item.Manufacturer = purpose.manufacturer
     item.ManufacturerModelName = purpose.model
     item.SoftwareVersions = list(purpose.versions)
@@ -309,7 +335,8 @@ def _equipment(purpose: Derivation, moment: datetime) -> Dataset:
     return item
 
 
-def _code(value: str, meaning: str, scheme: str = CODING_SCHEME) -> Dataset:
+def code(value: str, meaning: str, scheme: str = CODING_SCHEME) -> Dataset:
+    """An item of a code sequence."""
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
     return item
@@ -344,7 +371,7 @@ def _settle_conditions(dataset: Dataset) -> None:
         dataset.Laterality = ""  # of type 2C: which side is not known, and that is said
 
 
-def _suffixed(text: str, label: str) -> str:
+def suffixed(text: str, label: str) -> str:
     """A series description with the label, within the 64 characters of its type; a word is kept whole or left out."""
     suffix = f" ({label})"[:64]
     room = 64 - len(suffix)

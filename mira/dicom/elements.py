@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.charset import convert_encodings, default_encoding
 from pydicom.dataelem import RawDataElement, empty_value_for_VR
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.filereader import data_element_generator
 from pydicom.tag import BaseTag
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, VR
 from pydicom.values import convert_string
 
 from mira.dicom import headers as h
-from mira.dicom.limits import MOST_SLICE_PIXELS
+from mira.dicom.matrix import matrix_of, stored_values
 from mira.dicom.raw import tag_of
 
 IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
@@ -33,15 +33,24 @@ NATIVE = {IMPLICIT, EXPLICIT}
 UNDEFINED = 0xFFFFFFFF
 PIXEL_DATA, OTHER_PIXELS, CHARACTER_SET = 0x7FE00010, (0x7FE00008, 0x7FE00009), 0x00080005
 META_END = 0x00030000
+HIGHEST = 0xFFFFFFFF
+SPECIAL = {PIXEL_DATA, CHARACTER_SET}
 SHORT, LONG = Struct("<H").unpack_from, Struct("<L").unpack_from
 VRS = {str(vr).encode(): (str(vr), vr in EXPLICIT_VR_LENGTH_32) for vr in VR if len(str(vr)) == 2}
 """For each VR as it is written: its name, and whether its length has four bytes."""
 
 Elements = dict[BaseTag, RawDataElement]
-Kind = tuple[int, BaseTag, str | None, bool]
-KINDS: dict[bytes, Kind] = {}
-"""Tag and VR by the bytes that they are written in: each is made out once, and not once per file."""
-MOST_KINDS = 65536
+START_BYTES = 8
+"""Tag, VR and length of an element; of one with a length of four bytes and a VR, all but that length."""
+LONG_LENGTH = -1
+"""In the place of a length: it is in the next four bytes."""
+Start = tuple[int, BaseTag, str | None, int, bytes | None, bool]
+"""Tag as a number and as an object, VR where it is written, length, the value when it is empty, and whether the element
+is one of `SPECIAL` or of undefined length."""
+STARTS: dict[bool, dict[bytes, Start]] = {False: {}, True: {}}
+"""What the first bytes of an element mean, with the VR written and without: made out once, and not once per file."""
+MOST_STARTS = 65536
+new_tuple = tuple.__new__
 
 
 class _Unusual(Exception):
@@ -56,11 +65,13 @@ class Native:
         header: data set without its pixel data.
         stored: [rows, columns] stored values, a read-only view of the file's bytes.
         begin: where they begin in the file.
+        bounds: no stored value lies outside these two, by the bits that are used.
     """
 
     header: FileDataset
     stored: NDArray[np.integer]
     begin: int
+    bounds: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -132,8 +143,11 @@ def read_native(content: bytes) -> Native | None:
     if pixels is None or any(BaseTag(tag) in found for tag in OTHER_PIXELS):
         return None
     dataset = _dataset(content, found, meta, syntax == IMPLICIT)
-    stored = _stored(dataset, content, *pixels)
-    return None if stored is None else Native(dataset, stored, pixels[0])
+    matrix = matrix_of(dataset)
+    stored = None if matrix is None else stored_values(content, *pixels, matrix)
+    if matrix is None or stored is None:
+        return None
+    return Native(dataset, stored, pixels[0], (matrix.lowest, matrix.highest))
 
 
 def _meta(content: bytes) -> tuple[FileMetaDataset, int]:
@@ -159,41 +173,41 @@ def _walk(
     """
     found: Elements = {}
     pixels: tuple[int, int] | None = None
-    size, encoding = len(content), default_encoding
+    encoding, starts = default_encoding, STARTS[implicit]
+    last, size = HIGHEST if last_tag is None else last_tag, len(content)
     if implicit and content[at + 4 : at + 6] in VRS:
         raise _Unusual  # the file says implicit, and is not
-    key_bytes = 4 if implicit else 6
     while at < size:
-        begin = at
-        key = content[at : at + key_bytes]
-        kind = KINDS.get(key)
-        number = _number(key) if kind is None else kind[0]
-        if last_tag is not None and number > last_tag:
-            return found, pixels, begin
+        key = content[at : at + START_BYTES]
+        start = starts.get(key)
+        if start is None:
+            if _number(key) > last:
+                return found, pixels, at
+            start = starts[key] = _learn(key, implicit, starts)
+        number, tag, vr, length, empty, special = start
+        if number > last:
+            return found, pixels, at
         if size - at < 12:
             raise _Unusual
-        _, tag, vr, long = kind or _learn(key)
-        if implicit:
-            length = LONG(content, at + 4)[0]
-            at += 8
-        elif long:
+        begin = at
+        if length == LONG_LENGTH:
             length = LONG(content, at + 8)[0]
+            special = special or length == UNDEFINED
             at += 12
         else:
-            length = SHORT(content, at + 6)[0]
             at += 8
-        if length == UNDEFINED:
+        if special and length == UNDEFINED:
             found[tag], at = _undefined(content, begin, implicit, encoding)
             continue
         end = at + length
         if end > size:
             raise _Unusual
-        if number == PIXEL_DATA:
+        if special and number == PIXEL_DATA:
             pixels = at, length
         else:
-            value = content[at:end] if length else empty_value_for_VR(vr, raw=True)
-            found[tag] = RawDataElement(tag, vr, length, value, at, implicit, True)
-            if number == CHARACTER_SET:
+            value = content[at:end] if length else empty
+            found[tag] = new_tuple(RawDataElement, (tag, vr, length, value, at, implicit, True, True, False))
+            if special:
                 encoding = convert_string(value or b"", True)
         at = end
     return found, pixels, None
@@ -203,20 +217,26 @@ def _number(key: bytes) -> int:
     return (key[1] << 24 | key[0] << 16 | key[3] << 8 | key[2]) if len(key) >= 4 else 0
 
 
-def _learn(key: bytes) -> Kind:
-    """What the first bytes of an element mean: tag, and VR where it is written.
+def _learn(key: bytes, implicit: bool, starts: dict[bytes, Start]) -> Start:
+    """What the first bytes of an element mean.
 
     Raises:
-        _Unusual: when there is no such VR, or the element is a delimiter.
+        _Unusual: when there is no such VR, the element is a delimiter, or the file ends in it.
     """
-    number, known = _number(key), VRS.get(key[4:6])
-    if (len(key) == 6 and known is None) or number >> 16 == 0xFFFE:
+    number = _number(key)
+    if len(key) < START_BYTES or number >> 16 == 0xFFFE:
         raise _Unusual
-    vr, long = known if len(key) == 6 and known is not None else (None, False)
-    if len(KINDS) > MOST_KINDS:
-        KINDS.clear()
-    kind = KINDS[key] = number, tag_of(number), vr, long
-    return kind
+    if implicit:
+        vr, length = None, LONG(key, 4)[0]
+    else:
+        known = VRS.get(key[4:6])
+        if known is None:
+            raise _Unusual
+        vr, length = known[0], LONG_LENGTH if known[1] else SHORT(key, 6)[0]
+    if len(starts) > MOST_STARTS:
+        starts.clear()
+    special = number in SPECIAL or length == UNDEFINED
+    return number, tag_of(number), vr, length, empty_value_for_VR(vr, raw=True), special
 
 
 def _undefined(content: bytes, at: int, implicit: bool, encoding: str) -> tuple[RawDataElement, int]:
@@ -242,26 +262,3 @@ def _encodings(names: bytes | None) -> str | list[str]:
     """Python's names of the character sets."""
     found: str | list[str] = default_encoding if names is None else convert_encodings(convert_string(names, True))
     return found
-
-
-def _stored(dataset: Dataset, content: bytes, at: int, length: int) -> NDArray[np.integer] | None:
-    rows, columns, allocated, used, sign = (
-        h.number(dataset, keyword)
-        for keyword in ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation")
-    )
-    several = (h.number(dataset, "NumberOfFrames") or 1) != 1 or h.number(dataset, "SamplesPerPixel") != 1
-    grey = h.text(dataset, "PhotometricInterpretation") in ("MONOCHROME1", "MONOCHROME2")
-    if several or not grey or not rows or not columns or allocated not in (8, 16, 32) or sign not in (0, 1) or not used:
-        return None
-    if rows * columns > MOST_SLICE_PIXELS:
-        return None
-    size = int(rows * columns) * int(allocated) // 8
-    if length != size + size % 2:
-        return None
-    dtype = np.dtype(f"<{'i' if sign else 'u'}{int(allocated) // 8}")
-    stored = np.frombuffer(content, dtype, int(rows * columns), at).reshape(int(rows), int(columns))
-    if used < allocated:
-        lowest, highest = (-(2 ** (used - 1)), 2 ** (used - 1) - 1) if sign else (0, 2**used - 1)
-        if stored.max() > highest or (sign and stored.min() < lowest):
-            return None  # something lies in the bits above: pydicom cuts it off
-    return stored if used <= allocated else None

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -10,6 +11,7 @@ from pydicom.dataset import Dataset
 
 from mira.dicom import headers as h
 from mira.dicom.reasons import Reason, Refused
+from mira.dicom.remembered import remembered
 
 MINIMUM_SLICES = 3
 SAME_DIRECTION = 1e-3
@@ -33,6 +35,42 @@ RUN_KEYWORDS = ("AcquisitionNumber", "ImageType", "Rows", "Columns", "PixelSpaci
 """What may tell apart runs that lie beside each other or overlap: two ranges of the body in one series."""
 
 
+@dataclass(frozen=True)
+class _Face:
+    """What the slices of a stack have in common, as a `Plane` has it."""
+
+    orientation: NDArray[np.float64]
+    spacing: tuple[float, float]
+    size: tuple[int, int]
+    normal: NDArray[np.float64]
+
+
+@remembered("ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "GantryDetectorTilt")
+def _face(header: Dataset) -> _Face:
+    """Read what does not differ from slice to slice.
+
+    Raises:
+        Refused: when something is missing or impossible.
+    """
+    cosines, spacing = h.numbers(header, "ImageOrientationPatient"), h.numbers(header, "PixelSpacing")
+    if len(cosines) != 6 or len(spacing) != 2:
+        raise Refused(Reason.NO_GEOMETRY)
+    orientation = np.array(cosines)
+    row, column = orientation[:3], orientation[3:]
+    lengths = np.linalg.norm(row), np.linalg.norm(column)
+    if min(spacing) <= 0 or max(abs(length - 1) for length in lengths) > 0.01 or abs(row @ column) > 0.01:
+        raise Refused(Reason.BAD_GEOMETRY)
+    normal: NDArray[np.float64] = np.cross(row, column)
+    normal /= np.linalg.norm(normal)
+    tilt = h.number(header, "GantryDetectorTilt") or 0.0
+    if abs(tilt) > 0.5 and np.abs(normal).max() > 1 - 1e-6:
+        raise Refused(Reason.GANTRY_TILT, "the header names a tilt, but the orientation has none")
+    size = int(h.number(header, "Rows") or 0), int(h.number(header, "Columns") or 0)
+    for shared in (orientation, normal):
+        shared.flags.writeable = False
+    return _Face(orientation, (spacing[0], spacing[1]), size, normal)
+
+
 class Plane:
     """Where a slice lies.
 
@@ -45,23 +83,13 @@ class Plane:
     """
 
     def __init__(self, header: Dataset) -> None:
-        cosines = h.numbers(header, "ImageOrientationPatient")
-        position, spacing = h.numbers(header, "ImagePositionPatient"), h.numbers(header, "PixelSpacing")
-        if len(cosines) != 6 or len(position) != 3 or len(spacing) != 2:
+        position = h.numbers(header, "ImagePositionPatient")
+        if len(position) != 3:
             raise Refused(Reason.NO_GEOMETRY)
-        self.orientation = np.array(cosines)
+        face = _face(header)
         self.position = np.array(position)
-        self.spacing = (spacing[0], spacing[1])
-        self.size = (int(h.number(header, "Rows") or 0), int(h.number(header, "Columns") or 0))
-        row, column = self.orientation[:3], self.orientation[3:]
-        lengths = np.linalg.norm(row), np.linalg.norm(column)
-        if min(spacing) <= 0 or max(abs(length - 1) for length in lengths) > 0.01 or abs(row @ column) > 0.01:
-            raise Refused(Reason.BAD_GEOMETRY)
-        self.normal: NDArray[np.float64] = np.cross(row, column)
-        self.normal /= np.linalg.norm(self.normal)
-        tilt = h.number(header, "GantryDetectorTilt") or 0.0
-        if abs(tilt) > 0.5 and np.abs(self.normal).max() > 1 - 1e-6:
-            raise Refused(Reason.GANTRY_TILT, "the header names a tilt, but the orientation has none")
+        self.orientation, self.spacing = face.orientation, face.spacing
+        self.size, self.normal = face.size, face.normal
 
 
 def split_by_orientation(planes: Sequence[Plane], headers: Sequence[Dataset]) -> list[list[int]]:
@@ -70,13 +98,18 @@ def split_by_orientation(planes: Sequence[Plane], headers: Sequence[Dataset]) ->
     stacks = [h.text(header, "StackID") for header in headers]
     for index, plane in enumerate(planes):
         for group in groups:
-            turned = np.abs(planes[group[0]].orientation - plane.orientation).max()
-            if turned < SAME_DIRECTION and stacks[group[0]] == stacks[index]:
+            if stacks[group[0]] == stacks[index] and _is_parallel(planes[group[0]], plane):
                 group.append(index)
                 break
         else:
             groups.append([index])
     return groups
+
+
+def _is_parallel(one: Plane, other: Plane) -> bool:
+    """Whether two slices have the same orientation, which most have as one object."""
+    same = one.orientation is other.orientation
+    return same or bool(np.abs(one.orientation - other.orientation).max() < SAME_DIRECTION)
 
 
 def split_runs(planes: Sequence[Plane], headers: Sequence[Dataset], ordered: list[int]) -> list[list[int]]:

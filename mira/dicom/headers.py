@@ -54,6 +54,9 @@ def values(header: Dataset, keyword: str) -> list[str]:
 
 def text(header: Dataset, keyword: str) -> str:
     """The value as text, several values joined by a backslash as in DICOM; "" when absent."""
+    raw = raw_text(header, keyword)
+    if raw is not None and "\\" not in raw:
+        return raw.strip().strip("\0")
     return "\\".join(values(header, keyword)).strip("\\")
 
 

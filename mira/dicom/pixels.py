@@ -1,6 +1,7 @@
 """From one file to its slices: header without pixels, stored values, and values after the rescale."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,14 @@ from mira.dicom.elements import Fetched, fetch
 from mira.dicom.frames import frame_headers
 from mira.dicom.limits import check_inflated, check_sizes
 from mira.dicom.reasons import Reason, Refused
+from mira.dicom.remembered import remembered
 from mira.dicom.triage import is_enhanced, triage
 from mira.dicom.units import hounsfield_check
 from mira.tasks import Modality
 
 AIR_HU = -1024.0
 PADDING_HU_AT_MOST = -900.0
+LIMITS = np.iinfo(np.int16)
 PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 PIXEL_DATA_TAG = b"\xe0\x7f\x10\x00"
 """In a file whose pixels are cut off, the reader gives no pixel data at all, but the tag is there."""
@@ -52,12 +55,14 @@ class Slice:
         stored: [rows, columns] integers, before the rescale.
         file: where it came from.
         digest: SHA-256 of the stored values as little-endian bytes; the same for every lossless transfer syntax.
+        bounds: no stored value lies outside these two.
     """
 
     header: Dataset
     stored: NDArray[Any]
     file: Path
     digest: bytes
+    bounds: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ def read_slices(path: Path, fetched: Fetched | None = None) -> Content:
     native = fetched.native
     if native is not None and not is_enhanced(native.header):
         triage(native.header)
-        return Content([Slice(native.header, native.stored, path, fetched.pixels)], [])
+        return Content([Slice(native.header, native.stored, path, fetched.pixels, native.bounds)], [])
     check_inflated(path)
     try:
         dataset = dcmread(path, force=True)
@@ -109,13 +114,13 @@ def read_slices(path: Path, fetched: Fetched | None = None) -> Content:
         if keyword in dataset:
             delattr(dataset, keyword)
     if not is_enhanced(dataset):
-        return Content([Slice(dataset, stored, path, _digest(stored))], [])
+        return Content([_decoded_slice(dataset, stored, path)], [])
     images = stored if stored.ndim == 3 else stored[None]
     headers = list(frame_headers(dataset))
     if len(headers) != len(images):
         raise Refused(Reason.NO_GEOMETRY, f"{len(images)} frames, {len(headers)} functional groups")
     pairs = list(zip(headers, images, strict=True))
-    slices = [Slice(header, image, path, _digest(image)) for header, image in pairs if isinstance(header, Dataset)]
+    slices = [_decoded_slice(header, image, path) for header, image in pairs if isinstance(header, Dataset)]
     return Content(slices, [header for header in headers if isinstance(header, Refused)])
 
 
@@ -132,6 +137,10 @@ def decoded(dataset: Dataset) -> NDArray[Any]:
         return np.asarray(dataset.pixel_array)
     except Exception as error:
         raise Refused(Reason.UNDECODABLE) from error
+
+
+def _decoded_slice(header: Dataset, stored: NDArray[Any], path: Path) -> Slice:
+    return Slice(header, stored, path, _digest(stored), (int(stored.min()), int(stored.max())))
 
 
 def _digest(stored: NDArray[Any]) -> bytes:
@@ -162,13 +171,32 @@ def _name_syntax(dataset: Dataset) -> None:
     dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else plain
 
 
-def rescale(piece: Slice, modality: Modality, out: NDArray[np.float32]) -> set[str]:
+def is_whole(piece: Slice) -> bool:
+    """Whether every value of a slice is a whole number of 16 bits after a rescale that only shifts it."""
+    try:
+        slope, intercept = _shift(*stated_rescale(piece.header))
+    except Refused:
+        return False
+    if not _is_exact(piece, slope, intercept):
+        return False
+    return any(
+        LIMITS.min <= lowest + intercept and highest + intercept <= LIMITS.max for lowest, highest in _bounds(piece)
+    )
+
+
+def _bounds(piece: Slice) -> Iterator[tuple[int, int]]:
+    """What the values lie between: first what is known, then what they are."""
+    yield piece.bounds
+    yield int(piece.stored.min()), int(piece.stored.max())
+
+
+def rescale(piece: Slice, modality: Modality, out: NDArray[np.float32] | NDArray[np.int16]) -> set[str]:
     """Write a slice's values after its own rescale and padding into `out`.
 
     Args:
         piece: the slice.
         modality: its modality; CT needs a rescale to HU and PET one to activity, MR may go without.
-        out: [rows, columns], overwritten.
+        out: [rows, columns], overwritten; it may be int16 for a slice that `is_whole`.
 
     Returns:
         Codes of what was odd.
@@ -176,20 +204,40 @@ def rescale(piece: Slice, modality: Modality, out: NDArray[np.float32]) -> set[s
     Raises:
         Refused: when the scale is not known.
     """
-    slope, intercept = (_stated(piece.header, keyword) for keyword in ("RescaleSlope", "RescaleIntercept"))
-    if h.items(piece.header, "ModalityLUTSequence"):
-        raise Refused(Reason.NO_RESCALE, "the values go through a look-up table")
+    stated = stated_rescale(piece.header)
     if modality is Modality.CT:
         hounsfield_check(piece.header)
-    elif (modality is Modality.PET and slope is None) or slope == 0:
+    elif (modality is Modality.PET and stated[0] is None) or stated[0] == 0:
         raise Refused(Reason.NO_RESCALE)
-    slope, intercept = 1.0 if slope is None else slope, intercept or 0.0
-    if slope == 1.0 and intercept.is_integer() and abs(intercept) < 2**23 and piece.stored.dtype.itemsize <= 2:
+    slope, intercept = _shift(*stated)
+    if out.dtype == np.int16:  # the sum fits, so it is right modulo 2**16 as well
+        np.add(_as_int16(piece.stored), np.int64(intercept).astype(np.int16), out=out)
+    elif _is_exact(piece, slope, intercept):
         out[...] = piece.stored
-        out += np.float32(intercept)  # whole numbers: exact
+        out += np.float32(intercept)
     else:  # in double precision, so that every value is the nearest float32 to what the header says
         out[...] = piece.stored * slope + intercept
     return _clear_padding(piece, modality, slope, intercept, out)
+
+
+def _as_int16(stored: NDArray[Any]) -> NDArray[np.int16]:
+    """The values modulo 2**16; the same memory where it is laid out so."""
+    if stored.dtype.itemsize == 2 and stored.dtype.isnative:
+        return stored.view(np.int16)
+    return stored.astype(np.int16)
+
+
+@remembered("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence")
+def stated_rescale(header: Dataset) -> tuple[float | None, float | None]:
+    """Slope and intercept of a header, None for one that is absent.
+
+    Raises:
+        Refused: when one is there and is no number, or the values go through a table.
+    """
+    slope, intercept = (_stated(header, keyword) for keyword in ("RescaleSlope", "RescaleIntercept"))
+    if h.items(header, "ModalityLUTSequence"):
+        raise Refused(Reason.NO_RESCALE, "the values go through a look-up table")
+    return slope, intercept
 
 
 def _stated(header: Dataset, keyword: str) -> float | None:
@@ -200,8 +248,19 @@ def _stated(header: Dataset, keyword: str) -> float | None:
     return number
 
 
+def _shift(slope: float | None, intercept: float | None) -> tuple[float, float]:
+    """The rescale that is meant."""
+    return 1.0 if slope is None else slope, intercept or 0.0
+
+
+def _is_exact(piece: Slice, slope: float, intercept: float) -> bool:
+    """Whether a rescale gives whole numbers that float32 holds."""
+    plain = piece.stored.dtype.kind in "iu" and piece.stored.dtype.itemsize <= 2
+    return plain and slope == 1.0 and intercept.is_integer() and abs(intercept) < 2**23
+
+
 def _clear_padding(
-    piece: Slice, modality: Modality, slope: float, intercept: float, out: NDArray[np.float32]
+    piece: Slice, modality: Modality, slope: float, intercept: float, out: NDArray[np.float32] | NDArray[np.int16]
 ) -> set[str]:
     """CT: padding and everything below air becomes air. PET and MR: padding becomes zero."""
     warnings = set()
@@ -218,7 +277,7 @@ def _clear_padding(
                 warnings.add("padding-set-to-air")
             else:
                 warnings.add("padding-value-is-tissue")  # a declared padding that real tissue has too: left alone
-    if modality is Modality.CT:
+    if modality is Modality.CT and min(bound * slope + intercept for bound in piece.bounds) < AIR_HU:
         below = out < AIR_HU
         if below.any():
             out[below] = AIR_HU
@@ -228,12 +287,17 @@ def _clear_padding(
 
 def padding_range(piece: Slice) -> tuple[float, float] | None:
     """Stored values that mean "no measurement", lowest and highest."""
-    value = h.number(piece.header, "PixelPaddingValue")
+    return _declared_padding(piece.header)
+
+
+@remembered("PixelPaddingValue", "PixelPaddingRangeLimit", "BitsAllocated", "PixelRepresentation")
+def _declared_padding(header: Dataset) -> tuple[float, float] | None:
+    value = h.number(header, "PixelPaddingValue")
     if value is None:
         return None
-    limit = h.number(piece.header, "PixelPaddingRangeLimit")
+    limit = h.number(header, "PixelPaddingRangeLimit")
     ends = [value, value if limit is None else limit]
-    bits = h.number(piece.header, "BitsAllocated") or 16
-    if h.number(piece.header, "PixelRepresentation") == 1:  # written as unsigned by some for signed pixels
+    bits = h.number(header, "BitsAllocated") or 16
+    if h.number(header, "PixelRepresentation") == 1:  # written as unsigned by some for signed pixels
         ends = [end - 2**bits if end >= 2 ** (bits - 1) else end for end in ends]
     return min(ends), max(ends)

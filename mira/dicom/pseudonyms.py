@@ -1,6 +1,5 @@
 """Keyed pseudonyms: the same patient always becomes the same code, and without the key no way leads back."""
 
-import hashlib
 import hmac
 from dataclasses import dataclass
 
@@ -87,7 +86,7 @@ class Pseudonyms:
 
     def _digest(self, kind: str, *parts: str) -> bytes:
         message = "\0".join([kind, *(f"{len(part)}:{part}" for part in parts)])
-        return hmac.new(self.key, message.encode("utf-8", "surrogateescape"), hashlib.sha256).digest()
+        return hmac.digest(self.key, message.encode("utf-8", "surrogateescape"), "sha256")
 
     def _context(self, header: Dataset, content: str) -> tuple[str, str]:
         for keyword in ("StudyInstanceUID", "FrameOfReferenceUID"):

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
 from typing import Literal
 
@@ -166,7 +167,7 @@ def read_header(path: Path) -> Dataset:
         OSError: when disk or network fail, which is no property of the file.
     """
     try:
-        with path.open("rb") as stream:
+        with path.open("rb", buffering=0) as stream:
             start = stream.read(HEADER_BYTES[0])
             if start[128:132] != b"DICM" and not looks_like_dicom(start):
                 raise Refused(Reason.NOT_DICOM)
@@ -176,7 +177,7 @@ def read_header(path: Path) -> Dataset:
             if header is None:
                 check_inflated(path)
                 stream.seek(0)
-                header = read_partial(stream, stop_when=_beyond, force=True)
+                header = read_partial(BufferedReader(stream), stop_when=_beyond, force=True)
                 len(header.get("ImageType") or ())  # conversion is lazy: have it fail here
     except Refused:
         raise

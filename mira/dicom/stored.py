@@ -77,6 +77,22 @@ def encode(source: SeriesVolume, voxels: NDArray[np.float32]) -> list[Stored]:
     return [one if padding is None else _pad(one, padding) for one, padding in zip(stored, found, strict=True)]
 
 
+def encode_error(source: SeriesVolume, error: NDArray[np.float32]) -> list[Stored]:
+    """Stored values of an expected error: from zero on, zero where the source holds padding, as fine as 16 bits allow.
+
+    Args:
+        source: the series whose restoration's error it is.
+        error: [slices, rows, columns] in its unit, not below zero.
+    """
+    measured = error.copy()
+    for plane, padding in zip(measured, paddings(source), strict=True):
+        if padding is not None:
+            plane[padding.where] = 0.0
+    if source.modality is Modality.PET:
+        return [_pet(plane.astype(np.float64) / source.suv_factor, False) for plane in measured]
+    return _linear(measured, _power_of_two(0.0, float(measured.max()), 2.0**-20), 0.0)
+
+
 def _pad(stored: Stored, padding: Padding) -> Stored:
     """Write the padding's own values, or the lowest stored value where they cannot be written."""
     wanted = np.rint((padding.values[padding.where] - float(stored.intercept or 0)) / float(stored.slope or 1))

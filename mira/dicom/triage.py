@@ -5,6 +5,7 @@ from pydicom.uid import UID as DicomUid
 
 from mira.dicom import headers as h
 from mira.dicom.reasons import Reason, Refused
+from mira.dicom.remembered import remembered
 
 CT, MR, PET = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.128"
 CLASSIC = {CT: "CT", MR: "MR", PET: "PT"}
@@ -51,6 +52,11 @@ def is_enhanced(header: Dataset) -> bool:
     return sop_class(header) in ENHANCED
 
 
+@remembered(
+    "MediaStorageSOPClassUID", "SOPClassUID", "ImageType", "Modality", "PhotometricInterpretation", "SamplesPerPixel",
+    "NumberOfFrames", "BurnedInAnnotation", "DerivationDescription", "ManufacturerModelName",
+    "ContributingEquipmentSequence", "VolumeBasedCalculationTechnique", "ComplexImageComponent",
+)  # fmt: skip
 def triage(header: Dataset) -> None:
     """Refuse what is not an acquired grey-scale slice of CT, PET or MR.
 

@@ -6,8 +6,10 @@ from pydicom.dataset import Dataset
 
 from mira.dicom import headers as h
 from mira.dicom.reasons import Reason, Refused
+from mira.dicom.remembered import remembered
 
 
+@remembered("RescaleSlope", "RescaleIntercept", "RescaleType")
 def hounsfield_check(header: Dataset) -> None:
     """Make sure that slope and intercept of a CT slice lead to Hounsfield units.
 
@@ -27,15 +29,19 @@ def rescale_inputs(slices: list[Dataset]) -> dict[str, float]:
     Args:
         slices: headers of the slices; one without a rescale counts as slope 1 and intercept 0.
     """
-    slopes = [h.number(header, "RescaleSlope") for header in slices]
-    intercepts = [h.number(header, "RescaleIntercept") or 0.0 for header in slices]
-    known = [1.0 if slope is None else slope for slope in slopes]
+    known, intercepts = zip(*(_rescale(header) for header in slices), strict=True)
     return {
         "slope_lowest": min(known),
         "slope_highest": max(known),
         "intercept_lowest": min(intercepts),
         "intercept_highest": max(intercepts),
     }
+
+
+@remembered("RescaleSlope", "RescaleIntercept")
+def _rescale(header: Dataset) -> tuple[float, float]:
+    slope = h.number(header, "RescaleSlope")
+    return 1.0 if slope is None else slope, h.number(header, "RescaleIntercept") or 0.0
 
 
 def mr_scale(voxels: NDArray[np.float32]) -> float:

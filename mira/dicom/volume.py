@@ -9,8 +9,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from mira.cases import Conversion, PetDose
@@ -18,7 +20,7 @@ from mira.dicom import headers as h
 from mira.dicom.elements import Fetched
 from mira.dicom.geometry import PHASE_KEYWORDS, Plane, grid, split_by_orientation, split_repeats, split_runs
 from mira.dicom.headers import is_placeholder, tolerant
-from mira.dicom.pixels import Slice, read_slices, rescale
+from mira.dicom.pixels import Slice, is_whole, read_slices, rescale
 from mira.dicom.reasons import Reason, Refused
 from mira.dicom.suv import PetScale, pet_scale
 from mira.dicom.triage import is_enhanced, modality
@@ -37,7 +39,8 @@ class SeriesVolume:
     """One volume of a series.
 
     Attributes:
-        volume: voxels [slices, rows, columns] in `unit`, slices ordered along the normal of the image plane.
+        volume: voxels [slices, rows, columns] in `unit`, slices ordered along the normal of the image plane; float32,
+            or int16 where `read_volumes` was asked to leave them so.
         unit: unit of the voxels; a PET that cannot be SUV stays in BQML.
         modality: CT, PET or MR.
         headers: one dataset per slice, in slice order, without pixel data; for an enhanced multi-frame image a
@@ -119,12 +122,15 @@ def read_series(files: Iterable[Path]) -> SeriesVolume:
     return result.volumes[0]
 
 
-def read_volumes(files: Iterable[Path], fetched: Mapping[Path, Fetched] | None = None) -> SeriesResult:
+def read_volumes(
+    files: Iterable[Path], fetched: Mapping[Path, Fetched] | None = None, *, compact: bool = False
+) -> SeriesResult:
     """Read the files of one series as the volumes that are in it; nothing is left out without a reason.
 
     Args:
         files: the DICOM files of the series, in any order.
         fetched: content of those files that the caller has read already.
+        compact: leave the voxels of a CT of whole numbers in 16 bits, for a caller that only stores them.
 
     Returns:
         One volume per orientation and per repeat of the positions (echo, time point, acquisition), and a refusal
@@ -154,7 +160,7 @@ def read_volumes(files: Iterable[Path], fetched: Mapping[Path, Fetched] | None =
             try:
                 if doubt is not None:
                     raise doubt
-                volumes.append(_assemble(members, ["duplicate-slices-dropped"] if dropped else []))
+                volumes.append(_assemble(members, ["duplicate-slices-dropped"] if dropped else [], compact))
             except Refused as error:
                 detail = error.detail
                 if error.reason is Reason.TOO_FEW and len(parts) > 1:
@@ -213,7 +219,7 @@ def _is_copy(piece: Slice, other: Slice) -> bool:
     )
 
 
-def _assemble(members: list[tuple[Slice, Plane]], warnings: list[str]) -> SeriesVolume:
+def _assemble(members: list[tuple[Slice, Plane]], warnings: list[str], compact: bool) -> SeriesVolume:
     """Make the volume of slices that are ordered along the normal and repeat no position."""
     pieces = [piece for piece, _ in members]
     headers = [piece.header for piece in pieces]
@@ -223,7 +229,8 @@ def _assemble(members: list[tuple[Slice, Plane]], warnings: list[str]) -> Series
         raise Refused(Reason.BAD_GEOMETRY, "several modalities in one series")
     kind = Modality.from_dicom(kinds.pop())
     found = set(warnings) | _oddities(headers)
-    voxels = np.empty((len(pieces), *members[0][1].size), dtype=np.float32)
+    whole = compact and kind is Modality.CT and all(is_whole(piece) for piece in pieces)
+    voxels: NDArray[Any] = np.empty((len(pieces), *members[0][1].size), np.int16 if whole else np.float32)
     digest = hashlib.sha256()
     for index, piece in enumerate(pieces):
         if piece.stored.shape != voxels.shape[1:]:

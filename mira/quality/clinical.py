@@ -41,6 +41,8 @@ class LesionContrast:
         reference: mean inside minus mean of the shell around it, in native units, in the reference.
         test: the same in the test volume.
         recovery: test / reference; 1 means kept. None where the reference's contrast is lost in its own noise.
+        mean: mean inside the structure, in native units, in the reference.
+        mean_change: test minus reference of that mean.
     """
 
     label: int
@@ -48,6 +50,8 @@ class LesionContrast:
     reference: float
     test: float
     recovery: float | None
+    mean: float
+    mean_change: float
 
 
 def foreground(reference: NDArray[np.float32], modality: Modality) -> NDArray[np.bool_]:
@@ -191,9 +195,11 @@ def lesion_contrasts(
         if not shell.any():
             continue
         truth, image = reference[grown], test[grown]
-        before = float(truth[inside].mean(dtype=np.float64) - truth[shell].mean(dtype=np.float64))
-        after = float(image[inside].mean(dtype=np.float64) - image[shell].mean(dtype=np.float64))
+        mean, mean_after = (float(values[inside].mean(dtype=np.float64)) for values in (truth, image))
+        before = mean - float(truth[shell].mean(dtype=np.float64))
+        after = mean_after - float(image[shell].mean(dtype=np.float64))
         error = float(truth[shell].std(dtype=np.float64)) * (1 / inside.sum() + 1 / shell.sum()) ** 0.5
         visible = abs(before) > max(3 * error, 1e-12)
-        result.append(LesionContrast(label, int(inside.sum()), before, after, after / before if visible else None))
+        recovery = after / before if visible else None
+        result.append(LesionContrast(label, int(inside.sum()), before, after, recovery, mean, mean_after - mean))
     return result

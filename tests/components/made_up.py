@@ -148,9 +148,11 @@ def make_pairs(
 
 
 def make_network(
-    folder: Path, network: str, seed: int = 0, strength: float = 0.0, tasks=tuple(Task), run_id=""
+    folder: Path, network: str, seed: int = 0, strength: float = 0.0, tasks=tuple(Task), run_id="", error_map=False
 ) -> Path:
     """A checkpoint folder as train writes it: the identity for strength 0, random changes of the input otherwise."""
+    from dataclasses import replace
+
     import torch
 
     from model.checkpoint import Checkpoint, save_checkpoint
@@ -158,6 +160,7 @@ def make_network(
     from model.network import MiraNet
 
     config = ModelConfig("custom", (8, 8, 8, 8), (1, 1, 1, 1), (1, 1, 1), guidance_width=4, instruction_dim=8)
+    config = replace(config, error_map=error_map)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         net = MiraNet(config)

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from components.evaluate.measure import choose_slices
+from components.evaluate.reliability import ErrorCounts
 from components.evaluate.results import read_evaluation
 from components.evaluate.step import EvaluateConfig, evaluate
 from components.kubeflow_outputs import describe_evaluation
@@ -23,7 +24,7 @@ def run(tmp_path_factory):
     """The unified network is the identity; the single-task networks and the champion spoil the input."""
     root = tmp_path_factory.mktemp("evaluate")
     index = make_pairs(root / "pairs")
-    networks = [make_network(root / "unified", "unified", run_id="run-1")]
+    networks = [make_network(root / "unified", "unified", run_id="run-1", error_map=True)]
     networks += [make_network(root / task.value, task.value, seed=2, strength=0.3) for task in Task]
     champion = make_network(root / "champion", "unified", seed=3, strength=0.3)
     summary = evaluate(root / "pairs", networks, champion, root / "out", CONFIG)
@@ -86,6 +87,7 @@ def test_clinical_figures_and_indicators(run):
     for task, name in (
         (Task.CT_DENOISING, "hu_mean_bias"),
         (Task.PET_SYNTHESIS, "suv_max_bias"),
+        (Task.PET_SYNTHESIS, "suv_lesion_bias"),
         (Task.MRI_SUPER_RESOLUTION, "mr_mean_bias"),
     ):
         assert all(name in row.clinical and "lesion_recovery" in row.clinical for row in rows_of(evaluation, task=task))
@@ -123,7 +125,7 @@ def test_one_picture_per_task_and_split_and_a_page_that_needs_no_network(run):
         assert "robust" in picture.caption
         assert "dB" in picture.caption
     page = (root / "out" / "report.html").read_text()
-    assert page.count("data:image/png;base64") == 6
+    assert page.count("data:image/png;base64") == 7  # and the plot of the expected error
     assert not re.search(r"""(src|href)\s*=\s*["']?\s*(https?:)?//|<script|<link""", page)
 
 
@@ -178,3 +180,45 @@ def test_slices_are_even_with_structures_first_and_blank_ones_left_out():
     assert chosen.min() >= 10
     assert list(choose_slices(blank, None, 0, 2)) == list(range(10, 20))
     assert len(choose_slices(np.ones(5, bool), None, 4, 2)) == 0
+
+
+def test_the_expected_error_is_compared_with_the_error_that_was_made(run):
+    index, evaluation, _, root = run
+    found = {(row.task, row.split) for row in evaluation.reliability}
+    assert found == {(task, split) for task in Task for split in ("test", "local")}
+    ct = next(row for row in evaluation.reliability if (row.task, row.split) == (Task.CT_DENOISING, "test"))
+    # an untrained head predicts one loss unit, 20 HU, for each pixel; the network is the identity
+    assert {round(item.predicted, 3) for item in ct.bins} == {round(20 * 2**0.5, 3)}
+    errors = []
+    for pair in index.select("test", task=Task.CT_DENOISING):
+        reference, degraded = (read_nifti(root / "pairs" / name).voxels for name in (pair.reference, pair.degraded))
+        structures = read_nifti(root / "pairs" / pair.structures).voxels
+        chosen = choose_slices(np.zeros(len(reference), bool), structures, 3, 2)
+        errors.append((degraded - reference)[chosen][reference[chosen] > -500])
+    error = np.abs(np.concatenate(errors)) / (20 * 2**0.5)
+    assert ct.pixels == error.size
+    assert ct.within_one == pytest.approx((error <= 1).mean(), abs=1e-4)
+    assert ct.within_two == pytest.approx((error <= 2).mean(), abs=1e-4)
+    assert ct.mean_square == pytest.approx(np.square(error).mean(), rel=1e-4)
+    page = (root / "out" / "report.html").read_text()
+    assert "within 2 SD" in page
+    assert (root / "out" / "pictures" / "reliability.png").stat().st_size > 5000
+
+
+def test_counts_find_a_calibrated_prediction_calibrated_and_a_bold_one_bold():
+    rng = np.random.default_rng(0)
+    sigma = np.exp(rng.uniform(0, 3, (40, 100, 100)))
+    error = (sigma * rng.standard_normal(sigma.shape)).astype(np.float32)
+    inside = np.ones(sigma.shape, bool)
+    right, bold = ErrorCounts(), ErrorCounts()
+    right.add(error, sigma.astype(np.float32), inside)
+    bold.add(error, (sigma / 2).astype(np.float32), inside)
+    found = right.summary(Task.CT_DENOISING, "test")
+    assert (found.within_one, found.within_two) == (pytest.approx(0.683, abs=0.01), pytest.approx(0.954, abs=0.005))
+    assert found.mean_square == pytest.approx(1, abs=0.02)
+    assert found.ence < 0.02
+    assert found.correlation == pytest.approx(1)
+    assert len(found.bins) == 10
+    assert max(item.pixels for item in found.bins) < 1.4 * min(item.pixels for item in found.bins)
+    assert bold.summary(Task.CT_DENOISING, "test").ence == pytest.approx(1, abs=0.05)
+    assert bold.summary(Task.CT_DENOISING, "test").mean_square == pytest.approx(4, abs=0.1)

@@ -1,8 +1,13 @@
+import shutil
+
 import numpy as np
+import onnx
 import pytest
 
+from components.export.config import DEFAULTS, ExportConfig, Precision
 from components.export.parity import Probe, held_out, resized
-from components.export.step import ExportConfig, export
+from components.export.step import export
+from components.promote import signing
 from mira.errors import DataRejected, ServingFailed
 from mira.pairs import read_index
 from mira.storage import hash_file, read_json, write_json
@@ -10,6 +15,12 @@ from mira.tasks import Modality, Task
 from model.checkpoint import Checkpoint, save_checkpoint
 from model.export import random_restorer
 from tests.components.made_up import make_pairs
+
+pytestmark = pytest.mark.timeout(1800)  # a network is traced twice, which takes minutes on a busy machine
+
+# int8 of random weights is far from f32; what it is on trained ones is in docs/reference/engines.md
+LOOSE = dict.fromkeys(DEFAULTS[Precision.INT8], 1000000.0)
+EVERYTHING = ExportConfig(precisions=list(Precision), calibration_slices=6, tolerances={"int8": LOOSE})
 
 
 def make_network(folder, network, seed=0):
@@ -32,7 +43,7 @@ def signing_key():
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     root = tmp_path_factory.mktemp("export")
-    make_pairs(root / "pairs", patients=1)
+    make_pairs(root / "pairs", patients=1, sites=(("alpha", "test"), ("beta", "train")))
     names = ("unified", "pet-synthesis")
     networks = [make_network(root / name, name, seed=seed) for seed, name in enumerate(names)]
     write_json(
@@ -48,7 +59,7 @@ def made(tmp_path_factory):
             },
         },
     )
-    summary = export(networks, root / "version", root / "pairs", root / "out", ExportConfig())
+    summary = export(networks, root / "version", root / "pairs", root / "out", EVERYTHING)
     return root, networks, summary
 
 
@@ -80,10 +91,72 @@ def test_parity_is_told_in_native_units(made):
 
 def test_outside_tolerance_nothing_is_written_and_the_worst_slice_is_named(made, tmp_path):
     root, networks, _ = made
-    config = ExportConfig(tolerance_hu=1e-9)
-    with pytest.raises(ServingFailed, match=r"mira_net: .* HU on .*slice|HU on \d+x1x"):
+    config = ExportConfig(precisions=["f32"], tolerances={"f32": {"hu": 1e-9}})
+    with pytest.raises(ServingFailed, match=r"mira_net: onnxruntime f32 .* HU on (.*slice \d+|\d+x1x\d+x\d+); allowed"):
         export(networks, root / "version", root / "pairs", tmp_path / "out", config)
     assert not (tmp_path / "out").exists()
+
+
+def test_each_precision_that_passed_is_listed_with_its_file_and_figures(made):
+    root, _, summary = made
+    for name in ("mira_net", "mira_net_pet"):
+        folder = root / "out" / name
+        engines = read_json(folder / "metadata.json")["engines"]
+        labels = [f"{entry['engine']} {entry['precision']}" for entry in engines]
+        assert labels == summary.engines[name]
+        assert {"onnxruntime f32", "openvino f32", "onnxruntime fp16", "openvino int8"} <= set(labels)
+        for entry in engines:
+            assert entry["sha256"] == hash_file(folder / entry["file"])
+            assert entry["psnr_loss_db"] is not None
+            assert entry["by_unit"]["SUVbw"]["rms"] <= entry["by_unit"]["SUVbw"]["largest"]
+            assert "suv_mean_bias" in entry["changes"]
+    # a processor without bf16 cannot check it, so it may not be served from there
+    bf16 = summary.refused["mira_net"].get("openvino bf16", "")
+    assert "has no bf16" in bf16 or "openvino bf16" in summary.engines["mira_net"]
+    halves = {tensor.data_type for tensor in onnx.load(root / "out" / "mira_net" / "model.fp16.onnx").graph.initializer}
+    assert onnx.TensorProto.FLOAT16 in halves
+    graph = onnx.load(root / "out" / "mira_net" / "model.int8.onnx").graph
+    quantised = {node.input[0] for node in graph.node if node.op_type == "QuantizeLinear"}
+    assert len(quantised) > 10
+    assert {tensor.type.tensor_type.elem_type for tensor in graph.output} == {onnx.TensorProto.FLOAT}
+
+
+def test_signature_covers_every_precision(made, tmp_path):
+    root, _, _ = made
+    shutil.copytree(root / "out" / "mira_net", tmp_path / "mira_net")
+    registered = read_json(root / "version" / "version.json")
+    signing.check_export(tmp_path / "mira_net", registered)
+    with (tmp_path / "mira_net" / "model.int8.onnx").open("ab") as stream:
+        stream.write(b" ")
+    with pytest.raises(ServingFailed, match="files differ"):
+        signing.check_export(tmp_path / "mira_net", registered)
+
+
+def test_a_reduced_precision_outside_tolerance_is_left_out_with_its_reason(made, tmp_path):
+    root, networks, _ = made
+    tight = {"precisions": ["f32", "fp16"], "tolerances": {"fp16": {"suv": 1e-9}}}
+    summary = export(networks[1:], root / "version", root / "pairs", tmp_path / "out", ExportConfig(**tight))
+    why = summary.refused["mira_net_pet"]["onnxruntime fp16"]
+    assert "SUVbw on " in why
+    assert "allowed are 1e-09" in why
+    assert not (tmp_path / "out" / "mira_net_pet" / "model.fp16.onnx").exists()
+    metadata = read_json(tmp_path / "out" / "mira_net_pet" / "metadata.json")
+    assert {entry["precision"] for entry in metadata["engines"]} == {"f32"}
+    tried = read_json(tmp_path / "out" / "parity.json")["models"]["mira_net_pet"]["engines"]
+    assert [entry["reason"] for entry in tried if entry["precision"] == "fp16"] == [why]
+    with pytest.raises(ServingFailed, match="mira_net_pet: onnxruntime fp16 differs"):
+        required = ExportConfig(**tight, required_precisions=["f32", "fp16"])
+        export(networks[1:], root / "version", root / "pairs", tmp_path / "again", required)
+    assert not (tmp_path / "again").exists()
+
+
+def test_configuration_that_contradicts_itself_is_refused():
+    with pytest.raises(ValueError, match="must hold f32"):
+        ExportConfig(precisions=["fp16"])
+    with pytest.raises(ValueError, match="names int8"):
+        ExportConfig(required_precisions=["f32", "int8"])
+    assert ExportConfig(tolerances={"bf16": {"hu": 7.0}}).tolerances.bf16.hu == 7.0
+    assert ExportConfig(tolerances={"bf16": {"hu": 7.0}}).tolerances.bf16.suv == DEFAULTS[Precision.BF16]["suv"]
 
 
 def test_other_weights_than_the_registered_ones_are_refused(made, tmp_path):
@@ -110,5 +183,7 @@ def test_probes_are_held_out_and_of_any_size(made):
     probes = held_out(root / "pairs", index, Task.MRI_SUPER_RESOLUTION, 5)
     assert len(probes) == 2  # one test patient at two levels
     assert all("alpha" in probe.name for probe in probes)
+    assert all("slice" in probe.place(0) for probe in probes)
+    assert all(len(probe.images) == len(probe.slices.reference) == len(probe.slices.index) for probe in probes)
     image = np.arange(12, dtype=np.float32).reshape(1, 3, 4)
     assert resized(Probe("p", Modality.CT, 1.0, image), 2, 2, 7).images.shape == (2, 2, 7)

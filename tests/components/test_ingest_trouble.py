@@ -64,7 +64,7 @@ def test_a_series_that_found_no_memory_is_tried_again(tmp_path, monkeypatch):
     path = sites_file(tmp_path, alpha={})
     make_series(tmp_path / "alpha")
 
-    def none_left(*_):
+    def none_left(*_, **__):
         raise MemoryError
 
     with monkeypatch.context() as busy, pytest.raises(DataRejected):

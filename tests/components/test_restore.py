@@ -53,7 +53,7 @@ def sites(tmp_path):
 @pytest.fixture
 def local(tmp_path, monkeypatch):
     """The step with an ONNX file in this process in Triton's place."""
-    network = tiny_network(tmp_path / "net" / "model.onnx", gain=0.0)
+    network = tiny_network(tmp_path / "net" / "model.onnx", gain=0.0, error_map=True)
     describe(network, version=3)
     monkeypatch.setattr(step, "RestorationClient", lambda url, model, deadline_s: LocalRestorer(network, threads=1))
 
@@ -71,6 +71,20 @@ def test_one_series_per_modality_is_delivered_with_its_figures(tmp_path, sites, 
     assert len(files) == 6
     assert dcmread(files[0]).PatientID == "ID-4711"
     assert dcmread(files[0]).SeriesDescription.endswith("research use)")
+
+
+def test_the_expected_error_is_a_second_series_unless_it_is_not_wanted(tmp_path, sites, local):
+    summary = restore(sites, tmp_path / "out", tmp_path / "delivered", RestoreConfig())
+    ct = tmp_path / "delivered" / "one" / "ct"
+    files = sorted((ct / "restored-error").glob("*.dcm"))
+    assert len(files) == 6
+    assert "expected error (1 SD), HU" in dcmread(files[0]).SeriesDescription
+    values = [dcmread(path) for path in files]
+    mean = np.mean([d.pixel_array * float(d.RescaleSlope) + float(d.RescaleIntercept) for d in values])
+    assert summary.series[0].expected_error == pytest.approx(mean, abs=0.01)
+    summary = restore(sites, tmp_path / "out", tmp_path / "delivered", RestoreConfig(confidence=False))
+    assert summary.series[0].expected_error is None
+    assert not (ct / "restored-error").exists()
 
 
 def test_what_is_reported_carries_no_patient(tmp_path, sites, local):

@@ -73,6 +73,8 @@ def test_lesion_contrast_and_its_loss():
     assert (first.label, first.reference, first.recovery) == (1, pytest.approx(40), pytest.approx(1))
     assert (second.label, second.recovery) == (3, pytest.approx(0.5))
     assert first.voxels == int((labels == 1).sum())
+    assert (first.mean, first.mean_change) == (pytest.approx(90), pytest.approx(0))
+    assert (second.mean, second.mean_change) == (pytest.approx(90), pytest.approx(-20))
 
 
 def test_contrast_lost_in_noise_has_no_recovery():

@@ -351,8 +351,9 @@ which no client got an answer; exit -9 is the promotion's own death.
 
 Where the gap is more than a moment, something that was serving had been killed, or Triton 2.51 was waiting for a load
 that nothing could end any more: the embedded server is then started anew. A client that does not ask again gets an
-error in that time. "Artifact store gone" was run with the address of a store that does not answer; S3 itself was not
-at hand. With the audit trail's disk full nothing can be recorded, which is why nothing is begun.
+error in that time. "Artifact store gone" was run with the address of a store that does not answer; an S3 server that
+is killed between two files of a network is in `tests/triton/test_promote_s3.py`. With the audit trail's disk full
+nothing can be recorded, which is why nothing is begun.
 """
 
 if __name__ == "__main__":

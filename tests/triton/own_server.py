@@ -24,6 +24,7 @@ def station(
     instruction: int = D,
     engine: str = "onnxruntime",
     threads: int = 1,
+    error_map: bool = False,
 ) -> ServingPaths:
     """Lay out a repository that serves a network as `mira_net` version 1, without the ceremony of a promotion.
 
@@ -34,11 +35,12 @@ def station(
         instruction: length of the network's instruction.
         engine: openvino or onnxruntime.
         threads: of the engine.
+        error_map: whether the network gives its expected error, too.
     """
     paths = ServingPaths(workspace=root / "ws", repository=root / "models")
     folder = paths.models / "mira_net"
     target = folder / "1" / "model.onnx"
-    tiny_network(target, gain=gain, size=instruction)
+    tiny_network(target, gain=gain, size=instruction, error_map=error_map)
     if network is not None:
         shutil.copyfile(network, target)
     shutil.copyfile(paths.templates / "model.py", folder / "1" / "model.py")
@@ -46,6 +48,9 @@ def station(
     for tensor in [*config.input, *config.output]:
         if tensor.name.startswith("instruction") and tensor.name != "instruction_weight":
             tensor.dims[:] = [instruction]
+    if error_map:
+        config.output.add().CopyFrom(config.output[0])
+        config.output[-1].name = "predicted_error"
     config.ClearField("model_warmup")
     config.version_policy.specific.versions[:] = [1]
     config.parameters["engine"].string_value = engine

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from components.promote.paths import ServingPaths
+from mira.client.engines import TritonEngine
 from tests.triton.tiny_network import D, tiny_network
 
 
@@ -43,9 +44,10 @@ def backend(tmp_path, monkeypatch):
     spec = importlib.util.spec_from_file_location("served_model", ServingPaths().templates / "model.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    tiny_network(tmp_path / "1" / "model.onnx")
+    tiny_network(tmp_path / "1" / "model.onnx", error_map=True)
     parameters = {"engine": "onnxruntime", "precision": "f32", "threads": "1", "modalities": "CT,PET"}
     config = {"max_batch_size": 8, "parameters": {k: {"string_value": v} for k, v in parameters.items()}}
+    config["output"] = [{"name": name} for name in (*TritonEngine.OUTPUTS, "predicted_error")]
     model = module.TritonPythonModel()
     names = {"model_config": json.dumps(config), "model_repository": str(tmp_path), "model_version": "1"}
     model.initialize(names | {"model_name": "mira_net"})
@@ -77,6 +79,21 @@ def test_mixed_sizes_in_one_execution_give_what_each_gives_alone(backend):
         assert response.error is None
         for name, array in alone.outputs.items():
             np.testing.assert_allclose(response.outputs[name], array, rtol=1e-6)
+
+
+def test_large_slices_go_through_the_network_one_by_one_and_small_ones_together(backend):
+    executions = []
+    run = backend.run
+    backend.run = lambda inputs: executions.append(inputs["image"].shape) or run(inputs)
+    large = request(3, (520, 512), seed=1)
+    response = backend.execute([large])[0]
+    assert executions == [(1, 1, 520, 512)] * 3
+    alone = [backend.execute([{name: array[i : i + 1] for name, array in large.items()}])[0] for i in range(3)]
+    for name, array in response.outputs.items():
+        np.testing.assert_allclose(array, np.concatenate([one.outputs[name] for one in alone]), rtol=1e-6)
+    executions.clear()
+    backend.execute([request(8, (128, 256))])
+    assert executions == [(8, 1, 128, 256)]
 
 
 @pytest.mark.parametrize(
@@ -111,3 +128,10 @@ def test_an_engine_that_fails_is_an_error_and_not_a_crash(backend):
     backend.run = fail
     response = backend.execute([request()])[0]
     assert (response.error.code, "out of memory" in response.error.text) == ("internal", True)
+
+
+def test_the_expected_error_comes_with_each_request_s_own_slices(backend):
+    several = [request(2, seed=1), request(1, seed=2)]
+    for answer in backend.execute(several):
+        assert answer.error is None
+        np.testing.assert_allclose(answer.outputs["predicted_error"], np.abs(answer.outputs["restored"]) / 2, rtol=1e-6)

@@ -35,6 +35,20 @@ def test_gpu_and_cpu_worlds_differ_where_they_must():
     assert cpu.parameters["precision"].string_value == "f32"
 
 
+def test_a_gpu_is_warmed_up_at_each_usual_size_as_one_slice_and_as_a_batch():
+    gpu = config_files.parse(TEMPLATES / config_files.CONFIG)
+    sizes = {(sample.batch_size, *sample.inputs["image"].dims[1:]) for sample in gpu.model_warmup}
+    assert sizes == {(batch, side, side) for batch in (1, gpu.max_batch_size) for side in (128, 256, 512)}
+    assert list(gpu.dynamic_batching.preferred_batch_size)[-1] == gpu.max_batch_size
+    for sample in gpu.model_warmup:
+        assert set(sample.inputs) == set(INPUTS)
+        assert all(value.zero_data or value.input_data_file for value in sample.inputs.values())
+
+
+def test_a_cpu_does_not_wait_for_a_batch():
+    assert config_files.parse(TEMPLATES / config_files.CPU_CONFIG).dynamic_batching.max_queue_delay_microseconds == 0
+
+
 def test_rendered_configuration_parses_and_carries_the_network(tmp_path):
     config_files.render(
         TEMPLATES,
@@ -44,15 +58,18 @@ def test_rendered_configuration_parses_and_carries_the_network(tmp_path):
         instruction_size=48,
         modalities=[Modality.PET],
         parameters={"threads": "3"},
+        error_map=True,
     )
     for file in (config_files.CONFIG, config_files.CPU_CONFIG):
         config = config_files.parse(tmp_path / file)
         assert config.name == "mira_net_pet"
+        assert [tensor.name for tensor in config.output] == [*OUTPUTS, "predicted_error"]
+        assert list(config.output[-1].dims) == [1, -1, -1]
         assert list(config.version_policy.specific.versions) == [12]
         sized = [t for t in [*config.input, *config.output] if t.name in ("instruction", "instruction_used")]
         assert [list(t.dims) for t in sized] == [[48], [48]]
-        assert list(config.model_warmup[0].inputs["instruction"].dims) == [48]
-        for value in config.model_warmup[0].inputs.values():
+        assert all(list(sample.inputs["instruction"].dims) == [48] for sample in config.model_warmup)
+        for value in (value for sample in config.model_warmup for value in sample.inputs.values()):
             if value.input_data_file:
                 data = (tmp_path / "warmup" / value.input_data_file).read_bytes()
                 assert len(data) == int(np.prod(value.dims)) * (8 if value.input_data_file == "modality" else 4)

@@ -15,8 +15,11 @@ os.environ.setdefault(signing.KEY_VARIABLE, "a key that only the tests of servin
 TASKS_OF = {"mira_net": list(Task)} | {f"mira_net_{spec.short}": [task] for task, spec in TASKS.items()}
 
 
-def tiny_network(path: Path, gain: float = 0.1, size: int = D) -> Path:
-    """restored = image * (1 + gain * mean(used)); used = own + weight * (given - own); own follows the image's mean."""
+def tiny_network(path: Path, gain: float = 0.1, size: int = D, error_map: bool = False) -> Path:
+    """restored = image * (1 + gain * mean(used)); used = own + weight * (given - own); own follows the image's mean.
+
+    With an error map, the expected error is half the absolute value of the restored image.
+    """
     f, i = TensorProto.FLOAT, TensorProto.INT64
     inputs = [
         helper.make_tensor_value_info("image", f, ["n", 1, "h", "w"]),
@@ -64,6 +67,10 @@ def tiny_network(path: Path, gain: float = 0.1, size: int = D) -> Path:
         node("Softmax", ["logits"], ["modality_probability"], axis=1),
         node("Sigmoid", ["level"], ["degradation"]),
     ]
+    if error_map:
+        outputs.append(helper.make_tensor_value_info("predicted_error", f, ["n", 1, "h", "w"]))
+        constants["half"] = np.float32(0.5)
+        nodes += [node("Abs", ["restored"], ["size"]), node("Mul", ["size", "half"], ["predicted_error"])]
     used = {name for n in nodes for name in n.input}
     weights = [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items() if k in used]
     graph = helper.make_graph(nodes, "tiny", inputs, outputs, weights)
@@ -72,14 +79,21 @@ def tiny_network(path: Path, gain: float = 0.1, size: int = D) -> Path:
     return path
 
 
-def make_release(root: Path, version: int, gain: float = 0.1, models: tuple[str, ...] = ("mira_net",), approved=True):
+def make_release(
+    root: Path,
+    version: int,
+    gain: float = 0.1,
+    models: tuple[str, ...] = ("mira_net",),
+    approved: bool = True,
+    error_map: bool = False,
+):
     """Files of a release: (exported, version folder, decision folder)."""
     exported, registered, decision = root / "exported", root / "version", root / "decision"
     write_json(decision / "decision.json", {"approved": approved, "of": version})
     document = {"name": "mira_net", "version": version, "decision_sha256": hash_file(decision / "decision.json")}
     write_json(registered / "version.json", document | {"networks": {}})
     for index, model in enumerate(models):
-        network = tiny_network(exported / model / "model.onnx", gain + 0.01 * index)
+        network = tiny_network(exported / model / "model.onnx", gain + 0.01 * index, error_map=error_map)
         describe(network, model, version)
         sign(root, model)
     return exported, registered, decision
@@ -91,8 +105,13 @@ def sign(root: Path, model: str) -> None:
 
 
 def describe(network: Path, model: str = "mira_net", version: int = 1, size: int = D) -> None:
-    """metadata.json of an exported network."""
+    """metadata.json of an exported network; one that was described before may be broken by now."""
+    from onnx import load
+
+    known = network.with_name("metadata.json")
+    outputs = read_json(known)["outputs"] if known.is_file() else [one.name for one in load(network).graph.output]
     facts = {
+        "outputs": outputs,
         "name": model,
         "version": version,
         "tasks": [str(task) for task in TASKS_OF[model]],

@@ -16,10 +16,12 @@ import triton_python_backend_utils as pb_utils  # type: ignore[import-not-found]
 MODALITIES = ("CT", "PET", "MR")
 SMALLEST_SIDE = 32
 LARGEST_REQUEST = 2**23  # pixels: eight slices of 1024 x 1024; the network's own memory is many times that
+PIXELS_AT_A_TIME = (
+    2**18
+)  # one slice of 512 x 512: more at a time is no faster on a CPU, and takes as many times the memory
 LARGEST_VALUE = 1e9  # no image of any unit reaches it; beyond it, float32 arithmetic inside the network may overflow
 SCALE = (1e-9, 1e9)  # lowest and highest mr_scale, for the same reason
 INPUTS = ("image", "modality", "mr_scale", "instruction", "instruction_weight")
-OUTPUTS = ("restored", "modality_probability", "degradation", "instruction_used")
 
 Arrays = dict[str, np.ndarray]
 
@@ -51,9 +53,10 @@ def check(inputs: Arrays, trained: list[int], largest_batch: int) -> None:
             f"image has {image.size} pixels in all; a request takes {LARGEST_REQUEST}. Send fewer slices, or "
             "overlapping tiles that share one instruction."
         )
-    if not np.isfinite(image).all():
+    low, high = image.min(), image.max()  # NaN if there is one, so that two passes say all
+    if not (np.isfinite(low) and np.isfinite(high)):
         raise InvalidRequestError("image holds NaN or infinite values; replace them before sending.")
-    if np.abs(image).max() > LARGEST_VALUE:
+    if low < -LARGEST_VALUE or high > LARGEST_VALUE:
         raise InvalidRequestError(f"image holds values beyond {LARGEST_VALUE:g}; send HU, SUVbw or MR intensities.")
     modality = inputs["modality"].reshape(-1)
     unknown = sorted(set(modality.tolist()) - set(trained))
@@ -73,22 +76,30 @@ def check(inputs: Arrays, trained: list[int], largest_batch: int) -> None:
         raise InvalidRequestError("instruction holds NaN or infinite values; send zeros with instruction_weight 0.")
 
 
-def openvino_engine(path: Path, threads: int, precision: str) -> Callable[[Arrays], Arrays]:
-    """Compile the network with OpenVINO; the precision is given, since its default is bf16 on some CPUs."""
+def openvino_engine(path: Path, threads: int, precision: str, outputs: list[str]) -> Callable[[Arrays], Arrays]:
+    """Compile the network with OpenVINO; the precision is given, since its default is bf16 on some CPUs.
+
+    int8 is a matter of the file; what is not quantised in it is computed in f32.
+    """
     import openvino
 
     core = openvino.Core()
-    options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+    options = {
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+    }
     request = core.compile_model(core.read_model(path), "CPU", options).create_infer_request()
 
     def run(inputs: Arrays) -> Arrays:
-        results = request.infer(inputs)
-        return {name: np.array(results[name]) for name in OUTPUTS}
+        # inputs stay as they are while it runs; results are copied, since the next run overwrites them
+        results = request.infer(inputs, share_inputs=True, share_outputs=False)
+        return {name: results[name] for name in outputs}
 
     return run
 
 
-def onnxruntime_engine(path: Path, threads: int) -> Callable[[Arrays], Arrays]:
+def onnxruntime_engine(path: Path, threads: int, outputs: list[str]) -> Callable[[Arrays], Arrays]:
     """Load the network with ONNX Runtime in f32, without spinning threads: other models share the machine."""
     import onnxruntime
 
@@ -96,7 +107,26 @@ def onnxruntime_engine(path: Path, threads: int) -> Callable[[Arrays], Arrays]:
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda inputs: dict(zip(OUTPUTS, session.run(list(OUTPUTS), inputs), strict=True))
+    return lambda inputs: dict(zip(outputs, session.run(outputs, inputs), strict=True))
+
+
+def _joined(requests: list[Arrays]) -> Arrays:
+    """The inputs of several requests as those of one; a single request is not copied."""
+    if len(requests) == 1:
+        return requests[0]
+    return {name: np.concatenate([arrays[name] for arrays in requests]) for name in INPUTS}
+
+
+def _in_parts(run: Callable[[Arrays], Arrays], inputs: Arrays) -> Arrays:
+    """What the network gives for slices of one size, run a few at a time."""
+    slices, _, rows, columns = inputs["image"].shape
+    step = max(1, PIXELS_AT_A_TIME // (rows * columns))
+    if slices <= step:
+        return run(inputs)
+    parts = [
+        run({name: array[start : start + step] for name, array in inputs.items()}) for start in range(0, slices, step)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 class TritonPythonModel:
@@ -109,15 +139,17 @@ class TritonPythonModel:
         folder = Path(args["model_repository"]) / args["model_version"]
         self.trained = sorted(MODALITIES.index(name) for name in given["modalities"].split(","))
         self.largest_batch = max(1, int(config["max_batch_size"]))
+        self.outputs = [output["name"] for output in config["output"]]  # a network need not have an error map
         engine, precision, threads = given["engine"], given["precision"], int(given["threads"])
+        file = folder / given.get("file", "model.onnx")
         if engine == "openvino":
             try:
-                self.run = openvino_engine(folder / "model.onnx", threads, precision)
+                self.run = openvino_engine(file, threads, precision, self.outputs)
             except ImportError:
                 pb_utils.Logger.log_warn("OpenVINO is not installed: ONNX Runtime serves instead, in f32.")
                 engine = "onnxruntime"
         if engine == "onnxruntime":
-            self.run = onnxruntime_engine(folder / "model.onnx", threads)
+            self.run = onnxruntime_engine(folder / "model.onnx", threads, self.outputs)
         elif engine != "openvino":
             raise ValueError(f"parameter engine is {engine!r}; use openvino or onnxruntime.")
         pb_utils.Logger.log_info(f"{args['model_name']} version {args['model_version']}: {engine}, {threads} threads")
@@ -149,7 +181,7 @@ class TritonPythonModel:
             batches[-1].append(index)
         for batch in batches:
             try:
-                results = self.run({name: np.concatenate([inputs[i][name] for i in batch]) for name in INPUTS})
+                results = _in_parts(self.run, _joined([inputs[i] for i in batch]))
             except Exception as error:  # an engine's own exceptions have no common base; the caller gets the text
                 for index in batch:
                     responses[index] = self._refuse(f"the network failed: {error}", pb_utils.TritonError.INTERNAL)
@@ -157,7 +189,8 @@ class TritonPythonModel:
             start = 0
             for index in batch:
                 stop = start + len(inputs[index]["image"])
-                tensors = [pb_utils.Tensor(name, np.ascontiguousarray(results[name][start:stop])) for name in OUTPUTS]
+                parts = {name: np.ascontiguousarray(results[name][start:stop]) for name in self.outputs}
+                tensors = [pb_utils.Tensor(name, part) for name, part in parts.items()]
                 responses[index] = pb_utils.InferenceResponse(output_tensors=tensors)
                 start = stop
 
