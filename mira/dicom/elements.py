@@ -12,8 +12,10 @@ from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from struct import Struct
+from typing import Any
 
 import numpy as np
+from blake3 import blake3
 from numpy.typing import NDArray
 from pydicom.charset import convert_encodings, default_encoding
 from pydicom.dataelem import RawDataElement, empty_value_for_VR
@@ -81,7 +83,7 @@ class Fetched:
     Attributes:
         content: SHA-256 in hexadecimal that tells the file's content from every other.
         native: what was in it, or None when pydicom has to read it.
-        pixels: SHA-256 of the stored values of `native`; b"" without it.
+        pixels: BLAKE3 of the stored values of `native`; b"" without it.
     """
 
     content: str
@@ -102,11 +104,17 @@ def fetch(path: Path) -> Fetched:
     native = read_native(content)
     if native is None:
         return Fetched(hashlib.sha256(content).hexdigest(), None, b"")
-    pixels = hashlib.sha256(native.stored.data).digest()
+    pixels = pixel_digest(native.stored)
     digest = hashlib.sha256(memoryview(content)[: native.begin])
     digest.update(pixels)
     digest.update(memoryview(content)[native.begin + native.stored.nbytes :])
     return Fetched(digest.hexdigest(), native, pixels)
+
+
+def pixel_digest(stored: NDArray[Any]) -> bytes:
+    """BLAKE3 of stored values, little endian; SHA-256 would take as long as half of their decoding."""
+    little = np.ascontiguousarray(stored, stored.dtype.newbyteorder("<"))
+    return blake3(little.data.cast("B")).digest()
 
 
 def read_header(start: bytes, last_tag: int) -> FileDataset | None:

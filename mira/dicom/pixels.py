@@ -1,6 +1,5 @@
 """From one file to its slices: header without pixels, stored values, and values after the rescale."""
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from pydicom.uid import (
 
 from mira.dicom import headers as h
 from mira.dicom.archive import PASSING
-from mira.dicom.elements import Fetched, fetch
+from mira.dicom.elements import Fetched, fetch, pixel_digest
 from mira.dicom.frames import frame_headers
 from mira.dicom.limits import check_inflated, check_sizes
 from mira.dicom.reasons import Reason, Refused
@@ -54,7 +53,7 @@ class Slice:
         header: the dataset without pixels; flattened from the functional groups for a frame of an enhanced image.
         stored: [rows, columns] integers, before the rescale.
         file: where it came from.
-        digest: SHA-256 of the stored values as little-endian bytes; the same for every lossless transfer syntax.
+        digest: BLAKE3 of the stored values as little-endian bytes; the same for every lossless transfer syntax.
         bounds: no stored value lies outside these two.
     """
 
@@ -140,12 +139,7 @@ def decoded(dataset: Dataset) -> NDArray[Any]:
 
 
 def _decoded_slice(header: Dataset, stored: NDArray[Any], path: Path) -> Slice:
-    return Slice(header, stored, path, _digest(stored), (int(stored.min()), int(stored.max())))
-
-
-def _digest(stored: NDArray[Any]) -> bytes:
-    little = np.ascontiguousarray(stored, stored.dtype.newbyteorder("<"))
-    return hashlib.sha256(little.data).digest()
+    return Slice(header, stored, path, pixel_digest(stored), (int(stored.min()), int(stored.max())))
 
 
 def _has_pixels(dataset: Dataset) -> bool:
