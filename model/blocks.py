@@ -34,7 +34,7 @@ class LayerNorm2d(nn.Module):
         """
         centred = x - x.mean(dim=1, keepdim=True)
         variance = (centred * centred).mean(dim=1, keepdim=True)
-        return centred * torch.rsqrt(variance + self.EPSILON) * self.weight[:, None, None] + self.bias[:, None, None]
+        return centred / torch.sqrt(variance + self.EPSILON) * self.weight[:, None, None] + self.bias[:, None, None]
 
 
 class Modulation(nn.Module):
