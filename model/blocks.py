@@ -29,8 +29,8 @@ class LayerNorm2d(nn.Module):
     def _written_out(self, x: Tensor) -> Tensor:
         """The same in channel order, for the f32 graph.
 
-        ONNX normalises over the last axis only, and OpenVINO then spends a third of the network's time on turning the
-        channels there and back. Not for float16, whose squares may overflow.
+        ONNX normalises over the last axis only, and OpenVINO is slow at turning the channels there and back. Not for
+        float16, whose squares may overflow.
         """
         centred = x - x.mean(dim=1, keepdim=True)
         variance = (centred * centred).mean(dim=1, keepdim=True)
