@@ -172,13 +172,22 @@ def iterate_cases(root: Path) -> Iterator[tuple[Path, CaseRecord]]:
         yield path.parent, read_record(path.parent)
 
 
+def _flat(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of a record with its dotted name."""
+    for name, value in record.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
 def write_case_table(root: Path, records: list[CaseRecord]) -> Path:
     """Write `cases.parquet`: one row per case, nested records flattened with dots."""
-    import pandas as pd  # heavy, and an application's client does not need it
+    from pyarrow import Table, parquet  # heavy, and an application's client does not need it
 
-    rows: list[dict[str, Any]] = [r.model_dump(mode="json") for r in records]
-    table = pd.json_normalize(rows)
+    rows = [dict(_flat(record.model_dump(mode="json"))) for record in records]
+    columns = list(dict.fromkeys(name for row in rows for name in row))
     path = root / "cases.parquet"
     with atomic_file(path) as temporary:
-        table.to_parquet(temporary, index=False)
+        parquet.write_table(Table.from_pydict({name: [row.get(name) for row in rows] for name in columns}), temporary)
     return path
