@@ -14,6 +14,7 @@ from components.pair.splits import assign, previous_splits
 from components.pair.work import Made, Work, degraded_name, digest, make
 from mira.cases import CaseRecord, Record, iterate_cases
 from mira.degrade.interface import severity
+from mira.degrade.mr import warnings_of
 from mira.degrade.options import OptionValue
 from mira.errors import DataRejected
 from mira.pairs import PairIndex, PairRecord, Split, read_index, write_index
@@ -80,6 +81,7 @@ class PairSummary(Record):
         counts: pairs per split and task, as `train ct-denoising`, patients per split, as `train patients`, and
             `refused`.
         refused: cases that gave no pair, with the reason.
+        warnings: codes of what was odd about a case's physics but could be handled.
         data_version: names the data; changes when cases, parameters, simulators or splits do.
         reused: case and task combinations taken over from an earlier run of the step.
     """
@@ -87,6 +89,7 @@ class PairSummary(Record):
     tasks: list[Task]
     counts: dict[str, int]
     refused: dict[str, str]
+    warnings: dict[str, list[str]]
     data_version: str
     reused: int
 
@@ -272,6 +275,7 @@ def _summary(index: PairIndex, reused: int) -> PairSummary:
         tasks=[task for task in Task if task in trained],
         counts=dict(sorted(counts.items())),
         refused=index.refused,
+        warnings={pair.case_id: codes for pair in index.pairs if (codes := warnings_of(pair.physics))},
         data_version=index.data_version,
         reused=reused,
     )

@@ -131,20 +131,23 @@ def plan(
     batches: Callable[[], Iterator[NDArray[np.float32]]]
     if task is Task.CT_DENOISING:
         parameters = _ct_parameters(volume, level, record, given)
+        truth = parameters.as_record()
         batches = partial(ct.lower_dose, voxels, spacing[1], parameters, seed, workers=workers)
     elif task is Task.PET_SYNTHESIS:
         parameters, attenuation = pet.prepare(volume, level, record, paired_ct, given)
+        truth = parameters.as_record()
         batches = partial(
             pet.lower_counts, voxels, spacing[1], parameters, seed, slice_mm=spacing[0], attenuation=attenuation
         )
     else:
         parameters = mr.parameters_for(level, voxels, record, given)
         batches = partial(mr.lower_resolution, voxels, parameters, seed)
-        strength = severity(task, parameters.severity_factor())
+        reason = parameters.why_not(shape)
+        if reason is not None:
+            raise DataRejected(f"Cannot degrade this volume: {reason}.")
+        strength, truth = severity(task, parameters.severity_factor()), parameters.as_record(shape)
         shape, affine = parameters.out_shape(shape), _resized(affine, shape, parameters.out_shape(shape))
-    physics = Physics(
-        model=VERSIONS[task], level=level, severity=round(strength, 6), seed=seed, parameters=parameters.as_record()
-    )
+    physics = Physics(model=VERSIONS[task], level=level, severity=round(strength, 6), seed=seed, parameters=truth)
     return Plan(physics, (len(voxels), shape[0], shape[1]), affine, batches)
 
 

@@ -3,8 +3,10 @@
     x_low = | F^-1 (P (M * F (T x)) + n) |
 
 with centred orthonormal Fourier transforms F and M the central block of rows/s x columns/s of the k-space (s = 4 keeps
-6.25 %). By default that is all. Optional: T averages through the slices (thick slices), P leaves out a share of the
-lines (partial Fourier) and n is complex Gaussian noise, which makes the magnitude Rician.
+6.25 %) that the scan really fills: where a scanner or an archive interpolated, the outer part of the stored k-space is
+empty, and `mira.degrade.mr_support` measures how much. By default that is all. Optional: T averages through the slices
+(thick slices), P leaves out a share of the lines (partial Fourier) and n is complex Gaussian noise, which makes the
+magnitude Rician.
 
 `zero-filled` keeps the matrix; `cropped` gives the small matrix with the same mean intensity. Intensities are never
 rescaled, so degraded and reference stay comparable.
@@ -23,12 +25,18 @@ from numpy.typing import NDArray
 from mira.cases import CaseRecord, Protocol
 from mira.degrade import kspace
 from mira.degrade.ct_slices import slice_generator
+from mira.degrade.mr_support import filled_lines, measure_support
 from mira.degrade.options import OptionValue, override
 from mira.errors import ConfigurationError
+from mira.pairs import Physics
 
-VERSION = "mr-kspace-truncation/2"
+VERSION = "mr-kspace-truncation/3"
 BATCH = 8  # slices per transform
 SNR_SLICES = 5  # evenly through the volume, to measure its signal
+LEAST_LINES = 16  # that a low-resolution scan has on each axis, as the smallest slices have pixels
+
+HEADER_DISAGREES = "acquisition-matrix-disagrees"
+MEASURED = ("support_rows", "support_columns", "header_rows", "header_columns", "header_disagrees")  # no options
 
 Mode = Literal["zero-filled", "cropped"]
 Profile = Literal["box", "gaussian"]
@@ -45,8 +53,13 @@ class MrParameters:
         mode: `zero-filled` (same matrix) or `cropped` (matrix divided by the factor).
         row_factor: factor along the rows' axis (number of rows) where it differs from `factor`; 0 for `factor`.
         column_factor: the same for the columns.
-        acquired_rows: rows of the acquisition matrix, which the factor refers to; 0 for all rows of the image.
+        acquired_rows: rows of k-space that the scan fills, which the factor refers to; 0 for all rows of the image.
         acquired_columns: the same for the columns.
+        support_rows: measured share of the stored rows of k-space that is filled; 0 where it was not measured.
+        support_columns: the same for the columns.
+        header_rows: rows of the acquisition matrix that the header states; 0 for none.
+        header_columns: the same for the columns.
+        header_disagrees: whether the header's matrix is not the measured one, which then decides.
         partial_fourier: share of the kept lines (rows) that is acquired, above 0.5 and up to 1.
         partial_fill: `zero-filled`, `homodyne` or `pocs`, see `mira.degrade.kspace`.
         phase_rad: peak of a smooth phase given to the image before the transform; matters for partial Fourier.
@@ -70,6 +83,11 @@ class MrParameters:
     phase_rad: float = 0.0
     slice_factor: float = 1.0
     slice_profile: Profile = "box"
+    support_rows: float = 0.0
+    support_columns: float = 0.0
+    header_rows: int = 0
+    header_columns: int = 0
+    header_disagrees: bool = False
 
     def __post_init__(self) -> None:
         """Check the values, which may come from a file of options."""
@@ -85,14 +103,20 @@ class MrParameters:
             if getattr(self, name) not in get_args(allowed):
                 raise ConfigurationError(f"{name} must be one of {', '.join(get_args(allowed))}.")
 
-    def as_record(self) -> dict[str, float | int | str | bool]:
-        """The parameters as stored with a pair."""
-        return asdict(self)
+    def as_record(self, shape: tuple[int, int]) -> dict[str, float | int | str | bool]:
+        """The parameters as stored with a pair, and what they leave of a matrix: its lines and their share of it."""
+        rows, columns = self.kept(shape)
+        retained = round(rows * columns / (shape[0] * shape[1]), 6)
+        return {**asdict(self), "kept_rows": rows, "kept_columns": columns, "retained": retained}
+
+    def acquired(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of k-space that a scan of this matrix fills."""
+        return min(self.acquired_rows or shape[0], shape[0]), min(self.acquired_columns or shape[1], shape[1])
 
     def kept(self, shape: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns of the k-space block that is kept of a matrix."""
         rows, columns = self.row_factor or self.factor, self.column_factor or self.factor
-        acquired = min(self.acquired_rows or shape[0], shape[0]), min(self.acquired_columns or shape[1], shape[1])
+        acquired = self.acquired(shape)
         return kspace.kept_samples(acquired[0], rows), kspace.kept_samples(acquired[1], columns)
 
     def out_shape(self, shape: tuple[int, int]) -> tuple[int, int]:
@@ -102,6 +126,21 @@ class MrParameters:
     def severity_factor(self) -> float:
         """One resolution factor for both axes: their geometric mean."""
         return float(np.sqrt((self.row_factor or self.factor) * (self.column_factor or self.factor)))
+
+    def why_not(self, shape: tuple[int, int]) -> str | None:
+        """Why an interpolated scan is no reference at this factor: too little of k-space would be left. None if it is.
+
+        A scan that fills its matrix is as good as its pixels, however few; `mira.degrade.interface` refuses too few.
+        """
+        for axis, whole, acquired, kept in zip(
+            ("rows", "columns"), shape, self.acquired(shape), self.kept(shape), strict=True
+        ):
+            if acquired < whole and kept < LEAST_LINES:
+                return (
+                    f"only {acquired} of its {whole} {axis} of k-space are filled, of which resolution factor "
+                    f"{self.factor:g} would keep {kept}; at least {LEAST_LINES} are needed. Lower factors may do"
+                )
+        return None
 
 
 def parameters_for(
@@ -114,10 +153,10 @@ def parameters_for(
 
     Args:
         factor: resolution factor.
-        images: the scan [slices, rows, columns]; looked at only for a signal-to-noise ratio.
-        record: the case, for its acquisition matrix.
-        options: any other attribute of `MrParameters`, or `snr` in place of `noise`: mean signal of the foreground
-            over `noise`.
+        images: the scan [slices, rows, columns], whose filled part of k-space is measured.
+        record: the case, for the acquisition matrix of its header, which gives the exact number where it agrees.
+        options: any other attribute of `MrParameters` but those of support and header, or `snr` in place of `noise`:
+            mean signal of the foreground over `noise`. `acquired_rows` and `acquired_columns` replace what is measured.
 
     Raises:
         ConfigurationError: for options that do not exist or cannot be.
@@ -130,9 +169,25 @@ def parameters_for(
         looked_at = np.unique(np.linspace(0, len(images) - 1, SNR_SLICES).round().astype(int))
         given["noise"] = float(f"{foreground_signal(np.asarray(images[looked_at])) / snr:.4g}")
     protocol = record.protocol if record is not None else Protocol()
-    rows, columns = protocol.acquired_rows or 0, protocol.acquired_columns or 0
-    parameters = MrParameters(factor, acquired_rows=rows, acquired_columns=columns)
-    return override(parameters, given, fixed=("factor",), extra=("snr",))
+    support = measure_support(images)
+    rows, other_rows = filled_lines(images.shape[1], support.rows, protocol.acquired_rows)
+    columns, other_columns = filled_lines(images.shape[2], support.columns, protocol.acquired_columns)
+    parameters = MrParameters(
+        factor,
+        acquired_rows=rows,
+        acquired_columns=columns,
+        support_rows=round(support.rows, 4),
+        support_columns=round(support.columns, 4),
+        header_rows=protocol.acquired_rows or 0,
+        header_columns=protocol.acquired_columns or 0,
+        header_disagrees=other_rows or other_columns,
+    )
+    return override(parameters, given, fixed=("factor", *MEASURED), extra=("snr",))
+
+
+def warnings_of(physics: Physics) -> list[str]:
+    """Codes of what was odd about a scan but could be handled, from the physics of its degradation."""
+    return [HEADER_DISAGREES] if physics.parameters.get("header_disagrees") else []
 
 
 def foreground_signal(images: NDArray[np.float32]) -> float:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mira import __version__
 from mira.cases import CaseRecord
+from mira.degrade import mr
 from mira.degrade.interface import degrade
 from mira.degrade.options import OptionValue
 from mira.degrade.pet_attenuation import PairedCt
@@ -173,4 +174,4 @@ def _write(source: SeriesVolume, low: Volume, physics: Physics, folder: Path, ni
         target = folder.with_name(f"{folder.name}-nifti")
         write_nifti(target / "degraded.nii", low)
         write_nifti(target / "reference.nii", source.volume)
-    return Simulated(folder, len(files), physics, source.warnings)
+    return Simulated(folder, len(files), physics, [*source.warnings, *mr.warnings_of(physics)])

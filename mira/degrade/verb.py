@@ -7,6 +7,7 @@ from typing import Any
 
 from mira.cases import read_record
 from mira.degrade.files import degrade_file
+from mira.degrade.mr import warnings_of
 from mira.degrade.options import OptionValue, parse_options, read_options
 from mira.degrade.series import degrade_dicom
 from mira.errors import ConfigurationError
@@ -86,6 +87,8 @@ def _pair(path: Path, is_case: bool, options: dict[str, OptionValue], arguments:
         print(json.dumps(document, sort_keys=True))  # noqa: T201
     else:
         print(f"{physics.model}, level {physics.level:g}, severity {physics.severity:.2f}: {out}")  # noqa: T201
+        if warnings_of(physics):
+            print(f"  warnings: {', '.join(warnings_of(physics))}")  # noqa: T201
 
 
 def _series(path: Path, options: dict[str, OptionValue], arguments: argparse.Namespace) -> None:

@@ -11,12 +11,14 @@ from components.pair.splits import assign
 from components.pair.step import PairConfig, pair
 from components.pair.work import choose_slices, every
 from mira.cases import CaseRecord, write_case
+from mira.degrade import kspace
 from mira.errors import ConfigurationError, DataRejected
 from mira.pairs import read_index, read_pair
 from mira.storage import hash_tree, write_json
 from mira.tasks import Task, Unit
 from mira.volume import Volume
 from tests.mira.case_records import case_record
+from tests.mira.test_degrade_mr_support import anatomy
 
 SIDE = 24
 
@@ -172,6 +174,27 @@ def test_cases_without_known_physics_are_refused_by_name(cases, tmp_path):
     write_json(tmp_path / "validation.json", {"accepted": ["q0-pet"]})
     with pytest.raises(DataRejected, match=r"No case could be paired: .*BQML"):
         pair(cases, tmp_path / "validation.json", tmp_path / "other", CONFIG)
+
+
+def test_interpolated_mr_is_refused_where_too_little_is_left_and_a_contradicting_header_is_named(cases, tmp_path):
+    records = []
+    for patient, acquired in (("few", 48), ("odd", 72)):
+        images = anatomy(6, acquired, acquired)
+        stored = np.abs(kspace.to_image(kspace.to_kspace(images), (96, 96))).astype(np.float32)
+        records.append(
+            case_record(
+                "MR", {"acquired_rows": 96, "acquired_columns": 96} if patient == "odd" else None,
+                case_id=f"{patient}-mr", patient=patient, shape=stored.shape,
+            )
+        )  # fmt: skip
+        write_case(cases, records[-1], Volume(stored, np.diag([2.0, 2.0, 3.0, 1.0])))
+    accept(tmp_path, records)
+    summary = pair(cases, tmp_path / "validation.json", tmp_path / "pairs", CONFIG)  # levels 2 and 4
+    assert "factor 4 would keep 12; at least 16" in summary.refused["few-mr"]
+    assert not (tmp_path / "pairs/mri-super-resolution/few-mr").exists()
+    assert summary.warnings == {"odd-mr": ["acquisition-matrix-disagrees"]}
+    for entry in read_index(tmp_path / "pairs").pairs:
+        assert entry.physics.parameters["kept_rows"] == pytest.approx(72 / entry.physics.level, abs=1)
 
 
 def test_validation_must_name_these_cases(cases, tmp_path):
