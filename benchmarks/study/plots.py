@@ -27,7 +27,7 @@ def quality_against_cost(
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     tasks = [task.value for task in Task]
     plot, axes = pyplot.subplots(1, len(tasks), figsize=(13, 4.2))
@@ -52,6 +52,9 @@ def quality_against_cost(
             part = first[(first.task == task) & (first.network == name) & (first.profile == profile)]
             axis.axhline(part.psnr.mean(), linestyle=style, color="grey", linewidth=1, label=name)
         axis.set(title=task, xlabel="thousand multiplications per pixel", xscale="log")
+        axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+        axis.xaxis.set_minor_formatter(ticker.NullFormatter())
         axis.grid(alpha=0.3)
         axis.legend(fontsize=6.5)
     axes[0].set_ylabel(f"PSNR, dB (profile {profile}; test and local)")
