@@ -3,8 +3,10 @@
 Content decides what is new. What lies here only spares reading a file again to learn its hash: it is believed while the
 file is the same inode with the same size and the same times of its last write and of its last change of any kind, which
 no program can set. Every entry is named by a keyed hash of all that, so neither names nor times can be read from here.
+For what is in an archive the state of the archive counts, and of the member its name, check sum and place in it.
 """
 
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -12,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from components.ingest.workers import Workers
-from mira.dicom.archive import Opened
+from mira.dicom.archive import Members, Opened
 from mira.dicom.headers import tolerant
 from mira.dicom.pseudonyms import Pseudonyms
 from mira.dicom.reasons import Reason
@@ -54,8 +56,22 @@ class KnownFiles:
     def __init__(self, path: Path, software: str, pseudonyms: Pseudonyms, verify: bool) -> None:
         self.path, self.software, self.pseudonyms = path, software, pseudonyms
         self.before = {} if verify else _load(path, software)
+        self.places: dict[Path, Path] = {}
+        self.states: dict[Path, str] = {}
         self.codes: dict[Path, str] = {}
         self.seen: dict[Path, Seen] = {}
+
+    def knows_all(self, archive: Path, state: os.stat_result, members: Members) -> bool:
+        """Whether an archive is as it was when each of its members was read; as `opened` asks.
+
+        Args:
+            archive: the archive.
+            state: its state before it was opened.
+            members: its entries by the file that each would be unpacked to.
+        """
+        for path, entry in members.items():
+            self._note(path, archive, _state(state), f"{archive}!{path.name} {entry.CRC} {entry.filename}")
+        return all(self.codes[path] in self.before for path in members)
 
     def look_at_all(self, source: Opened, workers: Workers, what: str) -> Iterator[tuple[Path, Sighting]]:
         """What there is to see of each file of a source; only what is not known is read.
@@ -67,7 +83,8 @@ class KnownFiles:
         """
         unknown = []
         for path in source.files:
-            self.codes[path] = self._code(path)
+            if path not in self.codes:
+                self._note(path, path, _state_now(path)[0], str(path))
             if self.codes[path] in self.before:
                 self.seen[path] = self.before[self.codes[path]]
             else:
@@ -101,21 +118,19 @@ class KnownFiles:
 
     def store(self) -> None:
         """Keep what was seen of files that did not change while they were read, and are old enough to trust."""
-        rows = {
-            self.codes[path]: _to_row(seen)
-            for path, seen in self.seen.items()
-            if seen.content and _is_settled(path) and self._code(path) == self.codes[path]
-        }
+        oldest = time.time() - SETTLED_SECONDS
+        rows = {}
+        for path, seen in self.seen.items():
+            state, changed = _state_now(self.places[path])
+            was_read = seen.content or seen.sighting.reason is None  # else it could not be
+            if was_read and changed < oldest and state == self.states[path]:
+                rows[self.codes[path]] = _to_row(seen)
         write_compact_json(self.path, {"format": FORMAT, "software": self.software, "files": rows})
 
-    def _code(self, path: Path) -> str:
-        """Changes whenever the file does."""
-        try:
-            status = os.stat(path)
-        except OSError:
-            return ""
-        times = f"{status.st_mtime_ns} {status.st_ctime_ns}"
-        return self.pseudonyms.code("seen", f"{status.st_dev} {status.st_ino} {status.st_size} {times}", str(path))
+    def _note(self, path: Path, place: Path, state: str, name: str) -> None:
+        """Enter where a file lies, the state of that place before it is read, and the code of both."""
+        self.places[path], self.states[path] = place, state
+        self.codes[path] = self.pseudonyms.code("seen", state, name) if state else ""
 
 
 def _look_at_some(files: list[tuple[Path, str]]) -> list[Sighting]:
@@ -132,12 +147,19 @@ def _one_by_one(files: list[tuple[Path, str]], workers: Workers) -> list[Sightin
     return found
 
 
-def _is_settled(path: Path) -> bool:
+def _state(status: os.stat_result) -> str:
+    """What changes whenever a file does."""
+    times = f"{status.st_mtime_ns} {status.st_ctime_ns}"
+    return f"{status.st_dev} {status.st_ino} {status.st_size} {times}"
+
+
+def _state_now(path: Path) -> tuple[str, float]:
+    """(state of a file, when it last changed); "" for a file that is gone, which changed just now."""
     try:
         status = os.stat(path)
     except OSError:
-        return False
-    return max(status.st_mtime, status.st_ctime) < time.time() - SETTLED_SECONDS
+        return "", math.inf
+    return _state(status), max(status.st_mtime, status.st_ctime)
 
 
 def _load(path: Path, software: str) -> dict[str, Seen]:

@@ -18,7 +18,7 @@ from components.ingest.summary import IngestSummary, SiteSummary, summarise
 from components.ingest.workers import Workers, available_cores
 from mira.cases import Record, iterate_cases, write_case_table
 from mira.dicom import headers as h
-from mira.dicom.archive import opened
+from mira.dicom.archive import Opened, opened
 from mira.dicom.deidentify import Pseudonyms, load_pseudonyms
 from mira.dicom.fitness import check_rules, offered
 from mira.dicom.headers import tolerant
@@ -63,6 +63,7 @@ class _SiteWork:
     """One site while it is worked on."""
 
     site: Site
+    source: Opened
     scan: Scan
     indices: dict[Path, int]
     known: KnownFiles
@@ -147,14 +148,14 @@ def _ingest_into(sites: list[Site], out: Path, config: IngestConfig, pseudonyms:
         stack.callback(workers.close)
         works = []
         for site in sites:
-            source = stack.enter_context(opened(site.path))
             known = KnownFiles(out / LEDGER / SEEN / f"{site.id}.json", SOFTWARE, pseudonyms, config.verify)
+            source = stack.enter_context(opened(site.path, known.knows_all))
             looks = known.look_at_all(source, workers, f"scan {site.id}")
             with tolerant():
                 found = gather(source, looks)
-                works.append(_prepare(site, found, source.files, known, out, pseudonyms, config))
+                works.append(_prepare(site, source, found, known, out, pseudonyms, config))
             _check_not_emptied(works[-1], out)
-        _run([(work, job) for work in works for job in work.jobs], workers)
+        _run(works, workers)
         for work in works:
             _list_unused_structures(work)
             work.known.store()
@@ -164,16 +165,17 @@ def _ingest_into(sites: list[Site], out: Path, config: IngestConfig, pseudonyms:
 
 def _prepare(
     site: Site,
+    source: Opened,
     found: Scan,
-    files: list[Path],
     known: KnownFiles,
     out: Path,
     pseudonyms: Pseudonyms,
     config: IngestConfig,
 ) -> _SiteWork:
-    indices = {path: number for number, path in enumerate(files)}
-    work = _SiteWork(site, found, indices, known)
+    indices = {path: number for number, path in enumerate(source.files)}
+    work = _SiteWork(site, source, found, indices, known)
     work.rejected = [_rejected_file(work, item) for item in found.rejected]
+    source.unpack(found.structure_sets)
     for path in found.structure_sets:
         try:
             work.sets[path] = references(read_structure_set(path))
@@ -219,16 +221,20 @@ def _structure_sets_for(series: FoundSeries, sets: dict[Path, References]) -> li
     ]
 
 
-def _run(tasks: list[tuple[_SiteWork, Job]], workers: Workers) -> None:
+def _run(works: list[_SiteWork], workers: Workers) -> None:
     """Take in all series: those that are known to be unchanged at once, the others by the workers, largest first."""
     rest = []
-    for work, job in tasks:
-        contents = work.known.contents(job.files)
-        done = find_done(job, contents) if contents is not None else None
-        if done is None:
-            rest.append((work, job))
-        else:
-            work.note(job, done)
+    for work in works:
+        left = []
+        for job in work.jobs:
+            contents = work.known.contents(job.files)
+            done = find_done(job, contents) if contents is not None else None
+            if done is None:
+                left.append((work, job))
+            else:
+                work.note(job, done)
+        work.source.unpack(path for _, job in left for path in job.files)
+        rest += left
     rest.sort(key=lambda pair: -sum(pair[1].pixels))
     results = workers.each(ingest_series, [job for _, job in rest])
     for index, done in track(results, "ingest", total=len(rest), unit="series"):

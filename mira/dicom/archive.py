@@ -1,11 +1,12 @@
 """Open what a hospital sends: a file, a folder of any depth, a DICOMDIR or a zip, as a list of plain files."""
 
 import errno
+import lzma
 import os
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,11 @@ PASSING = {
     errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH,
 }  # fmt: skip
 """Failures of disk, network or system, which say nothing of the file that was asked for."""
+DAMAGED = zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, EOFError, ValueError
+
+Members = dict[Path, zipfile.ZipInfo]
+"""Entries of an archive by the file that each is unpacked to."""
+IsKnown = Callable[[Path, os.stat_result, Members], bool]
 
 
 @dataclass
@@ -35,19 +41,44 @@ class Opened:
         origin: for each file, the folder (or archive and folder within) it came from: files of one series without
             a series UID are told apart by it.
         missing: reasons for what was named but is not there or was not unpacked.
+        packed: files that are still in their archive, since the caller knows what is in them.
     """
 
     files: list[Path] = field(default_factory=list)
     origin: dict[Path, str] = field(default_factory=dict)
     missing: list[Reason] = field(default_factory=list)
+    packed: dict[Path, tuple[Path, zipfile.ZipInfo]] = field(default_factory=dict)
+
+    def unpack(self, files: Iterable[Path]) -> None:
+        """Unpack those of some files that are still in their archive.
+
+        Raises:
+            OSError: when disk or network fail, or an archive has changed since it was opened.
+        """
+        wanted: dict[Path, Members] = {}
+        for file in files:
+            if file in self.packed:
+                archive, member = self.packed.pop(file)
+                wanted.setdefault(archive, {})[file] = member
+        for archive, members in wanted.items():
+            try:
+                with zipfile.ZipFile(archive) as content:
+                    _copy_all(content, members)
+            except DAMAGED:  # it was whole when it was read
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from None
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Opened]:
+def opened(path: Path, is_known: IsKnown | None = None) -> Iterator[Opened]:
     """Yield the files of a source; what was unpacked from zips is deleted at the end.
 
     Zip members are written under numbers in a folder that only this user can read, so neither a member's name nor
     a `..` in it has any effect. A DICOMDIR gives the files that it names, wherever they lie below its folder.
+
+    Args:
+        path: folder, file, DICOMDIR or zip.
+        is_known: told of each archive, its state before it was opened and its members, whether the caller knows all of
+            them; they stay packed then until `Opened.unpack`.
     """
     found = Opened()
     with ExitStack() as stack:
@@ -60,7 +91,7 @@ def opened(path: Path) -> Iterator[Opened]:
         for file in listed:
             if file.suffix.lower() == ".zip" or (file == path and zipfile.is_zipfile(file)):
                 scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="mira-"))
-                _unpack(file, Path(scratch), found)
+                _unpack(file, Path(scratch), found, is_known)
             else:
                 found.files.append(file)
                 found.origin[file] = str(file.parent)
@@ -77,26 +108,27 @@ def _walk(folder: Path, found: Opened) -> list[Path]:
     return sorted(files)
 
 
-def _unpack(archive: Path, scratch: Path, found: Opened) -> None:
+def _unpack(archive: Path, scratch: Path, found: Opened, is_known: IsKnown | None) -> None:
     """Unpack an archive as a whole or not at all: the first half of a series looks like a series.
 
     Raises:
         OSError: when the disk is full, or disk or network fail: one of `PASSING`.
     """
-    unpacked: dict[Path, str] = {}
     try:
+        state = archive.stat()
         with zipfile.ZipFile(archive) as content:
-            members = [member for member in content.infolist() if not member.is_dir()]
-            total = sum(member.file_size for member in members)
-            packed = sum(member.compress_size for member in members)
+            entries = sorted((m for m in content.infolist() if not m.is_dir()), key=lambda m: m.filename)
+            members = {scratch / f"{number:07d}": entry for number, entry in enumerate(entries)}
+            total = sum(entry.file_size for entry in entries)
+            packed = sum(entry.compress_size for entry in entries)
             if total > LARGEST_ARCHIVE_BYTES or total > 2**20 + LARGEST_COMPRESSION * packed:
                 found.missing.append(Reason.UNSAFE_ARCHIVE)
                 return
-            for number, member in enumerate(sorted(members, key=lambda m: m.filename)):
-                target = scratch / f"{number:07d}"
-                _copy(content, member, target)
-                unpacked[target] = f"{archive}!{member.filename.rpartition('/')[0]}"
-    except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError, ValueError):
+            if is_known is not None and is_known(archive, state, members):
+                found.packed |= {target: (archive, entry) for target, entry in members.items()}
+            else:
+                _copy_all(content, members)
+    except DAMAGED:
         found.missing.append(Reason.UNSAFE_ARCHIVE)
         return
     except OSError as error:
@@ -104,8 +136,13 @@ def _unpack(archive: Path, scratch: Path, found: Opened) -> None:
             raise
         found.missing.append(Reason.UNSAFE_ARCHIVE)
         return
-    found.files += unpacked
-    found.origin |= unpacked
+    found.files += members
+    found.origin |= {target: f"{archive}!{entry.filename.rpartition('/')[0]}" for target, entry in members.items()}
+
+
+def _copy_all(content: zipfile.ZipFile, members: Members) -> None:
+    for target, entry in members.items():
+        _copy(content, entry, target)
 
 
 def _copy(content: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> None:

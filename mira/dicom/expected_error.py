@@ -16,7 +16,8 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as DicomSequence
 
 from mira.dicom import headers as h
-from mira.dicom.derive import SERIES_NUMBER_STEP, check, code, restored_by, suffixed, write_series
+from mira.dicom.derivation import code, restored_by, suffixed
+from mira.dicom.derive import SERIES_NUMBER_STEP, check, write_series
 from mira.dicom.stored import Stored, encode_error
 from mira.dicom.volume import SeriesVolume
 from mira.errors import DataRejected

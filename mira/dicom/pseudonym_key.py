@@ -1,6 +1,7 @@
 """The secret key of the pseudonyms: where it comes from, and that nobody else can read or replace it."""
 
 import os
+import shlex
 import stat
 from pathlib import Path
 
@@ -15,15 +16,16 @@ LONGEST_FILE = 4096
 
 
 def load_pseudonyms() -> Pseudonyms:
-    """The project's key: from the environment, or from the secret file, which is made on first use.
+    """The project's key: from the environment, or from the secret file.
 
     `MIRA_PSEUDONYM_KEY` holds the key itself; `MIRA_KEY_FILE` names a file with it. Without either the file is
-    `~/.config/mira/pseudonym.key`: a plain file that its owner alone can read, in a folder that its owner alone can
-    change. A file named by the variable may be a link and readable by its group, as mounted secrets are.
+    `~/.config/mira/pseudonym.key`, which is made on first use: a plain file that its owner alone can read, in a folder
+    that its owner alone can change. A file named by the variable may be a link and readable by its group, as mounted
+    secrets are; it must be there, since a new key in the place of a mistyped one would give patients new names.
 
     Raises:
-        ConfigurationError: for a key that is too short, or a file or folder that others can read or change, or that
-            nobody can write.
+        ConfigurationError: for a key that is too short, a named file that is not there, or a file or folder that others
+            can read or change, or that nobody can write.
     """
     given = os.environ.get(KEY_VARIABLE, "").strip()
     if given:
@@ -31,9 +33,16 @@ def load_pseudonyms() -> Pseudonyms:
     named = os.environ.get(KEY_FILE_VARIABLE)
     path = Path(named) if named else Path.home() / ".config" / "mira" / "pseudonym.key"
     try:
-        if not os.path.lexists(path):
+        if not named and not os.path.lexists(path):
             make_secret(path)
         text = _read(path, shared=bool(named))
+    except FileNotFoundError as error:
+        file, folder = shlex.quote(str(path)), shlex.quote(str(path.parent))
+        raise ConfigurationError(
+            f"The pseudonym key file {path} does not exist. Correct {KEY_FILE_VARIABLE}, mount the file, or bring it "
+            "back from its backup: a new key would give the same patients new names. Only for a new project, make one: "
+            f"(umask 077; mkdir -p {folder} && openssl rand -hex 32 > {file})"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(
             f"Cannot use the pseudonym key file {path}: {type(error).__name__}. "

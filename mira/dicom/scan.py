@@ -148,6 +148,7 @@ def gather(source: Opened, looks: Iterable[tuple[Path, Sighting]]) -> Scan:
             files, pixels = groups.setdefault(seen.group, ([], []))
             files.append(path)
             pixels.append(seen.pixels)
+    source.unpack(files[0] for files, _ in groups.values())
     for group in sorted(groups):
         files, pixels = groups[group]
         try:

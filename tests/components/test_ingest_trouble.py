@@ -1,6 +1,7 @@
 """Ingest while disk, network, keys and people do what they do: nothing is lost for good, nothing is told."""
 
 import errno
+import os
 import traceback
 from pathlib import Path
 
@@ -48,6 +49,32 @@ def test_a_moment_without_the_disk_costs_no_slice_for_good(tmp_path, monkeypatch
     assert "DOE" not in "".join(traceback.format_exception(failure.value))
     assert ingest(path, tmp_path / "out", ONE).sites["alpha"].refused == {}
     assert [shape[0] for shape in shapes(tmp_path / "out")] == [6]
+
+
+@pytest.mark.parametrize("why", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_told_and_keeps_what_was_finished(tmp_path, monkeypatch, why):
+    path = sites_file(tmp_path, alpha={})
+    make_series(tmp_path / "alpha" / "DOE^JANE", slices=6)
+    make_series(tmp_path / "alpha" / "mr", "MR")
+    real, asked = os.posix_fallocate, []
+
+    def fallocate(handle, begin, length):
+        asked.append(length)
+        if len(asked) == 2:
+            raise OSError(why, os.strerror(why))
+        real(handle, begin, length)
+
+    with monkeypatch.context() as full, pytest.raises(RetryableError, match="finished series are kept") as failure:
+        full.setattr(os, "posix_fallocate", fallocate)
+        ingest(path, tmp_path / "out", ONE)
+    assert os.strerror(why) in str(failure.value)
+    assert "DOE" not in "".join(traceback.format_exception(failure.value))
+    (image,) = (tmp_path / "out").rglob("*.nii")
+    assert image.stat().st_size == asked[0]
+    assert not list((tmp_path / "out").rglob(".partial-*"))
+    assert not (tmp_path / "out" / "cases.parquet").exists()
+    site = ingest(path, tmp_path / "out", ONE).sites["alpha"]
+    assert (site.cases, site.unchanged, site.voxels_in) == (2, 1, site.voxels_out)
 
 
 def test_a_file_that_vanishes_is_named_nowhere(tmp_path, monkeypatch):

@@ -99,6 +99,16 @@ def test_round_objects_whose_spectrum_has_lobes_are_full():
         assert seen(np.repeat(disc[None], 6, axis=0)) == (1.0, 1.0)
 
 
+@pytest.mark.parametrize("side", [48, 64])
+@pytest.mark.parametrize("noise", [0, 20])
+def test_a_small_sharp_object_is_full(side, noise):
+    rows, columns = np.mgrid[:side, :side] - side / 2
+    image = 300.0 * (np.hypot(rows, 1.2 * columns) < 0.42 * side)
+    image[np.hypot(rows - 0.1 * side, columns + 0.12 * side) < 0.14 * side] = 600
+    noisy = image + noise * np.random.default_rng(5).normal(size=(5, side, side))
+    assert seen(np.abs(noisy)) == (1.0, 1.0)
+
+
 def test_scale_and_turns_change_nothing():
     images = interpolated(anatomy(6, 80, 96), (128, 120), SNR_NOISE).astype(np.float64)
     rows, columns = seen(images)

@@ -70,9 +70,12 @@ def test_key_from_the_environment_or_a_named_file(tmp_path, monkeypatch):
     with pytest.raises(ConfigurationError, match="shorter"):
         load_pseudonyms()
     monkeypatch.delenv("MIRA_PSEUDONYM_KEY")
-    monkeypatch.setenv("MIRA_KEY_FILE", str(tmp_path / "secret" / "key"))
-    assert load_pseudonyms() == load_pseudonyms()
-    (tmp_path / "secret" / "key").write_bytes(b"\xff\xff")
+    named = tmp_path / "key"
+    named.write_text("fedcba9876543210\n")
+    named.chmod(0o600)
+    monkeypatch.setenv("MIRA_KEY_FILE", str(named))
+    assert load_pseudonyms() == Pseudonyms(b"fedcba9876543210")
+    named.write_bytes(b"\xff\xff")
     with pytest.raises(ConfigurationError, match="MIRA_KEY_FILE"):
         load_pseudonyms()
 

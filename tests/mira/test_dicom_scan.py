@@ -91,11 +91,12 @@ def test_bomb_and_damaged_zip_are_refused(tmp_path):
     assert [item.reason for item in look(tmp_path).rejected] == [Reason.UNSAFE_ARCHIVE] * 2
 
 
-def test_of_a_zip_that_is_damaged_in_its_middle_nothing_is_taken(tmp_path):
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_of_a_zip_that_is_damaged_in_its_middle_nothing_is_taken(tmp_path, method):
     files = make_series(tmp_path / "in", slices=8)
     (tmp_path / "send").mkdir()
     archive = tmp_path / "send" / "export.zip"
-    with zipfile.ZipFile(archive, "w") as content:
+    with zipfile.ZipFile(archive, "w", method) as content:
         for file in files:
             content.write(file, file.name)
         place = content.infolist()[5].header_offset

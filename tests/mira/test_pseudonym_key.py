@@ -1,6 +1,7 @@
 """The key: made once whoever comes first, for its owner only, and never silently another one."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +65,25 @@ def test_an_empty_key_is_neither_used_nor_replaced(folder):
     with pytest.raises(ConfigurationError, match=r"empty.*backup"):
         load_pseudonyms()
     assert (folder / "pseudonym.key").read_text() == ""
+
+
+def test_a_named_file_that_is_not_there_is_an_error_and_no_new_key(folder, tmp_path, monkeypatch):
+    mistyped = tmp_path / "the keys" / "pseudonmy.key"
+    monkeypatch.setenv("MIRA_KEY_FILE", str(mistyped))
+    with pytest.raises(ConfigurationError, match=r"does not exist.*MIRA_KEY_FILE.*new names") as failure:
+        load_pseudonyms()
+    assert not mistyped.parent.exists()
+    assert not folder.exists()
+    if shutil.which("openssl"):  # the command that the message gives makes a key that is taken
+        command = str(failure.value).partition("make one: ")[2]
+        subprocess.run(["sh", "-c", command], check=True, timeout=60)
+        assert len(load_pseudonyms().key) == 64
+        assert mistyped.parent.stat().st_mode & 0o777 == 0o700
+    mistyped.unlink(missing_ok=True)
+    mistyped.parent.mkdir(exist_ok=True)
+    mistyped.symlink_to(tmp_path / "not mounted")
+    with pytest.raises(ConfigurationError, match="does not exist"):
+        load_pseudonyms()
 
 
 def test_a_link_is_followed_only_where_it_was_named(folder, tmp_path, monkeypatch):
