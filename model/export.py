@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from mira.errors import ServingFailed
 from mira.storage import atomic_file
 from model.config import ModelConfig, size_config
+from model.export_gates import halve_gates
 from model.network import MiraNet
 from model.restorer import Restorer
 
@@ -48,7 +49,8 @@ def export_onnx(restorer: Restorer, path: Path) -> Path:
     """Write the served graph as one ONNX file with dynamic batch, height and width.
 
     Tracing with three free sizes takes many seconds, so networks of one shape share one trace in a process; each gets
-    its own weights, and then the optimiser's pass.
+    its own weights, and then the optimiser's pass. In the f32 graph, gates are halved (`model.export_gates`): measured
+    on CPUs only, so the float16 graph for GPUs keeps its splits.
 
     Raises:
         ServingFailed: when the graph cannot be exported.
@@ -65,6 +67,8 @@ def export_onnx(restorer: Restorer, path: Path) -> Path:
     with warnings.catch_warnings(), atomic_file(path) as temporary:
         warnings.simplefilter("ignore")
         optimizer.optimize(model)
+        if not restorer.half_precision:
+            halve_gates(model.graph)
         onnx_ir.save(model, temporary)
     return path
 
@@ -147,7 +151,10 @@ class OnnxSession:
             raise ServingFailed(f"onnxruntime cannot load {path.name}: {error}. Export it again.") from error
 
     def run(self, inputs: tuple[torch.Tensor, ...]) -> dict[str, NDArray[np.float32]]:
-        """Outputs by name for inputs in the order of `Restorer.INPUTS`."""
+        """Outputs by name for inputs in the order of `Restorer.INPUTS`; ServingFailed when onnxruntime fails."""
         feed = {name: tensor.numpy() for name, tensor in zip(Restorer.INPUTS, inputs, strict=True)}
         names = [output.name for output in self._session.get_outputs()]
-        return dict(zip(names, self._session.run(names, feed), strict=True))
+        try:
+            return dict(zip(names, self._session.run(names, feed), strict=True))
+        except Exception as error:  # onnxruntime has no public base class of its errors
+            raise ServingFailed(f"onnxruntime cannot run this network: {error}. Export it again.") from error

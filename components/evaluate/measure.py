@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from components.evaluate.results import INPUT
 from mira.errors import DataRejected
 from mira.pairs import PairRecord
-from mira.quality.clinical import lesion_contrasts, mean_bias, noise_std, uniform_region
+from mira.quality.clinical import foreground, lesion_contrasts, mean_bias, noise_std, uniform_region
 from mira.quality.metrics import SliceMetrics, measure_slices
 from mira.quality.profiles import profile_named
 from mira.tasks import Modality
@@ -102,6 +102,22 @@ def choose_slices(
     return np.union1d(even, special)
 
 
+def blank_slices(reference: NDArray[np.float32], modality: Modality) -> NDArray[np.bool_]:
+    """Whether each slice [slices] of a reference shows nothing of the patient: a metric of it would be of debris.
+
+    At the ends of a volume that was turned or resampled, slices lie outside what was imaged. In CT and MR they hold no
+    voxel of the `foreground`; in PET, where a slice of low uptake is a slice all the same, nothing above zero.
+
+    Args:
+        reference: [slices, rows, columns] in native units.
+        modality: its modality.
+    """
+    shown = reference > 0 if modality is Modality.PET else foreground(reference, modality)
+    flat = reference.reshape(len(reference), -1)
+    blank: NDArray[np.bool_] = ~shown.any(axis=(1, 2)) | (flat.max(axis=1) == flat.min(axis=1))
+    return blank
+
+
 def load_slices(root: Path, pair: PairRecord, most: int, with_structures: int) -> Slices:
     """Read the slices of a pair that are measured.
 
@@ -115,8 +131,7 @@ def load_slices(root: Path, pair: PairRecord, most: int, with_structures: int) -
     labels = None
     if pair.structures is not None:
         labels = np.rint(read_nifti(root / pair.structures).voxels).astype(np.int32)
-    flat = reference.reshape(len(reference), -1)
-    blank = flat.max(axis=1) == flat.min(axis=1)
+    blank = blank_slices(reference, pair.modality)
     index = choose_slices(blank, labels, most, with_structures)
     return Slices(
         pair,

@@ -26,7 +26,11 @@ class Session(Protocol):
     """A loaded engine."""
 
     def run(self, inputs: "tuple[torch.Tensor, ...]") -> dict[str, NDArray[np.float32]]:
-        """Outputs by name for inputs in the order of `Restorer.INPUTS`."""
+        """Outputs by name for inputs in the order of `Restorer.INPUTS`.
+
+        Raises:
+            ServingFailed: when the runtime fails.
+        """
 
 
 @dataclass(frozen=True)
@@ -101,10 +105,14 @@ class OpenVinoSession:
             raise ServingFailed(f"OpenVINO cannot load {path.name}: {error}. Export it again.") from error
 
     def run(self, inputs: "tuple[torch.Tensor, ...]") -> dict[str, NDArray[np.float32]]:
-        """Outputs by name for inputs in the order of `Restorer.INPUTS`."""
+        """Outputs by name for inputs in the order of `Restorer.INPUTS`; ServingFailed when OpenVINO fails."""
         from model.restorer import Restorer
 
-        results = self._request.infer({name: t.numpy() for name, t in zip(Restorer.INPUTS, inputs, strict=True)})
+        feed = {name: tensor.numpy() for name, tensor in zip(Restorer.INPUTS, inputs, strict=True)}
+        try:
+            results = self._request.infer(feed)
+        except RuntimeError as error:
+            raise ServingFailed(f"OpenVINO cannot run this network: {error}. Export it again.") from error
         return {output.any_name: np.array(values) for output, values in results.items()}
 
 

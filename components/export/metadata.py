@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.export.engines import FILES, versions
+from components.export.config import Precision
+from components.export.engines import FILES, Engine, versions
 from components.export.profiles import Profile
 from components.export.verdict import Verdict
 from mira.pairs import PairIndex
@@ -95,7 +96,7 @@ def engine_entry(verdict: Verdict, folder: Path, **facts: Any) -> dict[str, Any]
     }
 
 
-def without(folder: Path, verdict: Verdict) -> None:
-    """Remove the file of a precision that may not be served, unless another precision is served from it."""
-    if FILES[verdict.engine.precision] != "model.onnx":
-        (folder / verdict.engine.file).unlink(missing_ok=True)
+def without(folder: Path, engine: Engine) -> None:
+    """Remove the file of an engine that may not be served, so that it is not signed; f32 and bf16 share theirs."""
+    if engine.file != FILES[Precision.F32]:
+        (folder / engine.file).unlink(missing_ok=True)

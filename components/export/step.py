@@ -107,12 +107,13 @@ def _export_one(
             try:
                 _write(precision, restorer, checkpoint, pairs, index, folder, config)
                 session = open_session(engine, folder, config.threads)
+                verdict = judge(engine, session, expected, config.tolerances.of(precision))
             except (ServingFailed, DataRejected) as error:
                 if precision in config.required_precisions or precision is Precision.F32:
                     raise
                 tried.append({**_named(engine), "reason": str(error)})
+                without(folder, engine)
                 continue
-            verdict = judge(engine, session, expected, config.tolerances.of(precision))
             tried.append({**_named(engine), "reason": verdict.reason, **verdict.figures()})
             if not verdict.reason:
                 entries.append(engine_entry(verdict, folder))
@@ -121,7 +122,7 @@ def _export_one(
                     f"{folder.name}: {engine} {verdict.reason}. Do not serve it; what served before still serves."
                 )
             else:
-                without(folder, verdict)
+                without(folder, engine)
             report = report or _report(verdict)
     report["engines"] = tried
     document = describe(

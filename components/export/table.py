@@ -20,7 +20,7 @@ def table(exported: Path) -> str:
     """A row per model, engine and precision; each figure is that of the worst slice or pair.
 
     Raises:
-        DataRejected: when the folder is no export with engines.
+        DataRejected: when the folder is no export with engines, or not a whole one.
     """
     path = exported / "parity.json"
     models: dict[str, Any] = read_json(path)["models"] if path.is_file() else {}
@@ -28,11 +28,19 @@ def table(exported: Path) -> str:
         raise DataRejected(f"{exported} holds no parity.json with engines. Give the folder that the export step wrote.")
     rows = [HEADER, "|" + "---|" * (HEADER.count("|") - 1)]
     for name, model in models.items():
-        metadata = read_json(exported / name / "metadata.json")
+        described = exported / name / "metadata.json"
+        if not described.is_file():
+            raise DataRejected(
+                f"{described} is missing. Give the whole folder that the export step wrote, or export again."
+            )
+        metadata = read_json(described)
         files = {(entry["engine"], entry["precision"]): entry["file"] for entry in metadata["engines"]}
         for entry in model["engines"]:
             file = files.get((entry["engine"], entry["precision"]))
-            size = f"{(exported / name / file).stat().st_size / 1e6:.2f}" if file else ""
+            path = exported / name / str(file)
+            if file and not path.is_file():
+                raise DataRejected(f"{path} is missing. Give the whole folder that the export step wrote.")
+            size = f"{path.stat().st_size / 1e6:.2f}" if file else ""
             rows.append(_row(name, entry, size))
     return "\n".join(rows) + "\n"
 

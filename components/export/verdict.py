@@ -36,7 +36,8 @@ class Cost:
 
     Attributes:
         probe: the pair.
-        psnr_db: mean PSNR of torch's slices minus that of the engine's, against the reference; None where undefined.
+        psnr_db: mean PSNR of torch's slices minus that of the engine's, against the reference; None where torch has
+            none, since all its slices are blank or equal their reference.
         figures: the engine's clinical figures minus torch's.
     """
 
@@ -64,16 +65,13 @@ class Verdict:
     reason: str
 
     def figures(self) -> dict[str, Any]:
-        """The figures for metadata.json and parity.json."""
+        """The figures for metadata.json and parity.json, without those that are no numbers, which JSON cannot hold."""
+        changes = {name: [c.figures[name] for c in self.costs if name in c.figures] for name in JUDGED}
         return {
             "by_unit": _by_unit(self.differences, self.tolerance),
-            "indicators": max(d.indicators for d in self.differences),
-            "psnr_loss_db": max((c.psnr_db for c in self.costs if c.psnr_db is not None), default=None),
-            "changes": {
-                name: max((c.figures[name] for c in self.costs if name in c.figures), key=abs)
-                for name in JUDGED
-                if any(name in c.figures for c in self.costs)
-            },
+            "indicators": _worst([d.indicators for d in self.differences]),
+            "psnr_loss_db": _worst([c.psnr_db for c in self.costs if c.psnr_db is not None]),
+            "changes": {name: max(found, key=abs) for name, found in changes.items() if _worst(found) is not None},
         }
 
     def shares_of_range(self) -> dict[str, float]:
@@ -101,11 +99,10 @@ def cost(expected: Expected, restored: NDArray[np.float32]) -> Cost:
     psnr, figures = {}, {}
     for name, image in images.items():
         scale = slices.pair.mr_scale
-        measured = measure_slices(slices.reference, image, modality, PROFILE, mr_scale=scale).psnr
-        psnr[name] = float(measured.mean()) if measured.size and np.isfinite(measured).all() else None
+        psnr[name] = measure_slices(slices.reference, image, modality, PROFILE, mr_scale=scale).psnr
         figures[name] = clinical_figures(slices, image, region)
-    before, after = psnr["torch"], psnr["engine"]
-    loss = None if before is None or after is None else before - after
+    known = np.isfinite(psnr["torch"])  # both miss the same slices: those of a blank reference
+    loss = float(psnr["torch"][known].mean() - psnr["engine"][known].mean()) if known.any() else None
     changes = {name: figures["engine"][name] - value for name, value in figures["torch"].items() if name in JUDGED}
     return Cost(expected.probe.place(0), loss, changes)
 
@@ -119,13 +116,14 @@ def _reason(differences: list[Difference], costs: list[Cost], tolerance: Toleran
         measured.append((d.rms, tolerance.rms(d.modality), f"{d.rms:.3g} {unit} (root mean square)", d.probe))
         measured.append((d.indicators, tolerance.indicators, f"{d.indicators:.3g} in the indicators", d.probe))
     for c in costs:
-        if c.psnr_db is not None:
-            measured.append((c.psnr_db, tolerance.psnr_db, f"{c.psnr_db:.3g} dB of PSNR lost", c.probe))
+        if c.psnr_db is None:
+            return f"cannot be judged on {c.probe}: no PSNR is defined there. Export with other held-out pairs"
+        measured.append((c.psnr_db, tolerance.psnr_db, f"{c.psnr_db:.3g} dB of PSNR lost", c.probe))
         for name, change in c.figures.items():
             bound, unit = JUDGED[name]
             measured.append((abs(change), getattr(tolerance, bound), f"{change:.3g} {unit} in {name}", c.probe))
-    value, allowed, what, where = max(measured, key=lambda item: item[0] / item[1])
-    # not (a <= b) is also true for NaN
+    # what is no number is the worst: max() would pass over it, since it compares with nothing
+    value, allowed, what, where = max(measured, key=lambda item: np.inf if np.isnan(item[0]) else item[0] / item[1])
     return "" if value <= allowed else f"differs from torch by up to {what} on {where}; allowed are {allowed:g}"
 
 
@@ -133,10 +131,12 @@ def _by_unit(differences: list[Difference], tolerance: Tolerance) -> dict[str, d
     found = {}
     for modality in Modality:
         of_it = [d for d in differences if d.modality is modality]
-        if of_it:
-            found[UNITS[modality]] = {
-                "largest": max(d.image for d in of_it),
-                "rms": max(d.rms for d in of_it),
-                "tolerance": tolerance.largest(modality),
-            }
+        largest, rms = _worst([d.image for d in of_it]), _worst([d.rms for d in of_it])
+        if largest is not None and rms is not None:
+            found[UNITS[modality]] = {"largest": largest, "rms": rms, "tolerance": tolerance.largest(modality)}
     return found
+
+
+def _worst(values: list[float]) -> float | None:
+    """The largest value; None without any, and where one is no finite number."""
+    return max(values) if values and np.isfinite(values).all() else None

@@ -46,6 +46,16 @@ def audited(paths: ServingPaths, what: str, who: str, **facts: object) -> Iterat
 
 
 @contextmanager
+def refusals_recorded(paths: ServingPaths, what: str, who: str, **facts: object) -> Iterator[None]:
+    """Write an audit record when the block refuses what is given, before enough is known of it for `audited`."""
+    try:
+        yield
+    except MiraError as error:
+        audit.append(paths.audit, what, "failed", who=who, before=read_served(paths).version, why=str(error), **facts)
+        raise
+
+
+@contextmanager
 def disk_has_room(paths: ServingPaths) -> Iterator[None]:
     """Give the refusal of a disk in the block the words of a failed release.
 

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from components.promote.transport import PLAIN, Transport
 from mira.client import wire
-from mira.client.engines import ERROR_MAP, Answer, Batch, Engine, LocalEngine, TritonProtocol
+from mira.client.batches import ERROR_MAP, Answer, Batch, Engine
+from mira.client.engines import TritonProtocol
+from mira.client.local import LocalEngine
 from mira.errors import ServingFailed
 from mira.storage import atomic_file
 from mira.tasks import Modality

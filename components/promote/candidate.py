@@ -9,7 +9,14 @@ from pathlib import Path
 
 from components.promote import audit, canary, server, signing, transport
 from components.promote.paths import ServingPaths
-from components.promote.repository import CandidateRecord, Served, read_served, write_served
+from components.promote.repository import (
+    CandidateRecord,
+    Served,
+    check_nothing_strange,
+    points_to,
+    read_served,
+    write_served,
+)
 from components.promote.triton import TritonAdmin
 from mira.client.share import SUFFIX
 from mira.errors import MiraError, ServingFailed
@@ -109,3 +116,6 @@ def _verify(paths: ServingPaths, record: CandidateRecord, model: str) -> None:
     shutil.rmtree(folder / "__pycache__", ignore_errors=True)
     if signing.check_seal(folder, model, record.version).get("model.onnx") != record.artifacts[model]:
         raise ServingFailed(f"{model} version {record.version} was sealed, but is not the one that was given a share.")
+    check_nothing_strange(folder.parent)
+    if not points_to(paths, model, record.version):
+        raise ServingFailed(f"The configuration of {model} was changed since version {record.version} got its share.")

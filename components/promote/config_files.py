@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from components.export.profiles import Profile
-from mira.client.engines import ERROR_MAP
+from mira.client.batches import ERROR_MAP
 from mira.errors import ServingFailed
 from mira.tasks import Modality
 
@@ -31,6 +31,13 @@ def parse(path: Path) -> Any:
         return text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
     except (OSError, text_format.ParseError) as error:
         raise ServingFailed(f"{path} is not a Triton configuration: {error}") from error
+
+
+def engine_of(config: Any) -> str:
+    """What runs a model: engine and precision on a CPU, e.g. `openvino int8`; backend and file on a GPU."""
+    if config.backend != "python":
+        return f"{config.backend} {config.default_model_filename}"
+    return " ".join(config.parameters[key].string_value for key in ("engine", "precision"))
 
 
 def render(

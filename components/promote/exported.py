@@ -6,7 +6,7 @@ from typing import Any
 
 from components.export.profiles import Profile
 from components.promote.signing import check_export
-from mira.client.engines import ERROR_MAP
+from mira.client.batches import ERROR_MAP
 from mira.errors import GateFailed, ServingFailed
 from mira.storage import hash_file, read_json
 from mira.tasks import TASKS, Modality, Task

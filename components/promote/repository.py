@@ -117,6 +117,15 @@ def locked(paths: ServingPaths) -> Iterator[None]:
         yield
 
 
+def held(paths: ServingPaths) -> bool:
+    """Whether somebody is changing the repository, by the kernel's list: who tries the lock holds it for a moment."""
+    locks = Path("/proc/locks")
+    if not (locks.is_file() and paths.lock.is_file()):
+        return False
+    place = f":{paths.lock.stat().st_ino} "
+    return any("FLOCK" in line and place in line for line in locks.read_text(encoding="ascii").splitlines())
+
+
 def stage(
     paths: ServingPaths,
     model: Exported,
@@ -192,16 +201,20 @@ def _gpu_file(model: Exported, choice: str) -> tuple[str, dict[Modality, float]]
     return model.file_of("tensorrt", built[0] if built else "plan")
 
 
-def serves_with(paths: ServingPaths, model: str, parameters: dict[str, str]) -> bool:
-    """Whether a served model's configurations have the given engine, precision and file for the GPU."""
+def served_as(paths: ServingPaths, model: str) -> dict[str, str]:
+    """What a model's configurations choose: `engine` and `precision` on a CPU, and `gpu`, as in the promotion."""
     folder = paths.models / model
     cpu = config_files.parse(folder / config_files.CPU_CONFIG).parameters
     known = {key: cpu[key].string_value for key in ("engine", "precision") if key in cpu}
-    gpu = config_files.parse(folder / config_files.CONFIG).default_model_filename
-    wanted = {"f32": "model.onnx", "plan": "model.plan"}.get(
-        given := parameters.get("gpu", "f32"), f"model.{given}.onnx"
-    )
-    return gpu == wanted and all(parameters.get(key, value) == value for key, value in known.items())
+    file = config_files.parse(folder / config_files.CONFIG).default_model_filename
+    whole = {"model.onnx": "f32", "model.plan": "plan"}
+    return {**known, "gpu": whole.get(file, file.removeprefix("model.").removesuffix(".onnx"))}
+
+
+def serves_with(paths: ServingPaths, model: str, parameters: dict[str, str]) -> bool:
+    """Whether a served model's configurations have the given engine, precision and file for the GPU."""
+    wanted = {"gpu": "f32", **parameters}
+    return all(wanted.get(key, value) == value for key, value in served_as(paths, model).items())
 
 
 def candidates(paths: ServingPaths) -> Path:
@@ -237,10 +250,18 @@ def verify(paths: ServingPaths, served: Served, version: int) -> None:
                 f"{model} version {version} on disk was sealed, but is not the one that {SERVED_FILE} names. "
                 "Promote it again, or roll back to another version: mira rollback --to VERSION"
             )
-        # Triton would run a stub of that name in a model's folder instead of its own
-        strange = [path.name for path in folder.iterdir() if not (path.name in CONFIGURATION or path.name.isdigit())]
-        if strange:
-            raise ServingFailed(f"{folder} holds {strange[0]}, which no promotion put there. Remove it.")
+        check_nothing_strange(folder)
+
+
+def check_nothing_strange(folder: Path) -> None:
+    """Check that a model's folder holds versions and configurations alone.
+
+    Raises:
+        ServingFailed: naming what else is there: Triton would run a stub of a certain name instead of its own.
+    """
+    strange = [path.name for path in folder.iterdir() if not (path.name in CONFIGURATION or path.name.isdigit())]
+    if strange:
+        raise ServingFailed(f"{folder} holds {strange[0]}, which no promotion put there. Remove it.")
 
 
 def _flush(folder: Path) -> None:

@@ -20,6 +20,7 @@ from components.promote.step import PromoteConfig, PromoteSummary, check_approva
 from mira.cases import Record
 from mira.client.share import PARAMETER, candidate_of
 from mira.errors import ConfigurationError, ServingFailed
+from mira.storage import hash_file
 
 
 class ShareSummary(Record):
@@ -40,7 +41,7 @@ def start(exported: Path | str, version: Path, decision: Path, share: float, con
         version: version.json of the register step, or its folder.
         decision: decision.json of the gate step, or its folder.
         share: part of the series, above 0 and at most 0.5.
-        config: parameters, as for the promotion.
+        config: parameters, as for the promotion; engine, precision and GPU file, where not given, are those that serve.
 
     Raises:
         ConfigurationError: when the share is out of bounds.
@@ -52,8 +53,10 @@ def start(exported: Path | str, version: Path, decision: Path, share: float, con
         raise ConfigurationError("A share lies above 0 and at most at 0.5. To serve every series: mira promote")
     if config.url:
         raise ConfigurationError("A share is for the server that `mira serve` started; leave the address out.")
-    folder = local_copy(config, exported, registry.tracking_uri(config, config.tracking_uri)).resolve()
-    wanted = read_release(folder, version, decision)
+    uri = registry.tracking_uri(config, config.tracking_uri)
+    with account.disk_has_room(config), account.refusals_recorded(config, "canary-start", config.by):
+        folder = local_copy(config, exported, uri).resolve()
+        wanted = read_release(folder, version, decision)
     facts = {"version": wanted.version, "decision_sha256": wanted.decision_sha256, "artifacts": wanted.artifacts}
     why = f"{share:.0%} of the series" + (f": {config.why}" if config.why else "")
     with (
@@ -74,6 +77,9 @@ def start(exported: Path | str, version: Path, decision: Path, share: float, con
                 f"Version {served.candidate.version} has a share already. First: mira canary stop, or finish."
             )
         url = release.serve(config, config.port, config.threads).url
+        kept = repository.served_as(config, served.models[0])  # one choice holds for all models of a release
+        given = config.model_fields_set
+        config = config.model_copy(update={key: value for key, value in kept.items() if key not in given})
         try:
             names = _stage(config, wanted, share)
             patience = 30 + config.load_timeout_s
@@ -111,9 +117,13 @@ def stop(paths: ServingPaths, why: str = "") -> ShareSummary:
 def finish(config: PromoteConfig) -> PromoteSummary:
     """Promote the candidate that has a share; the promotion is the usual one, with its rehearsal, and ends the share.
 
+    Whatever the parameters say, it serves with the engine, precision and GPU file of its share, which were proven.
+
     Raises:
         ConfigurationError: when no candidate has a share, or its exported files are gone.
-        ServingFailed: when the promotion fails; the share goes on.
+        GateFailed: when the decision is no approval, or a person's approval is missing.
+        ServingFailed: when its exported files are not those any more that were given a share, or the promotion fails;
+            the share goes on.
     """
     found = repository.read_served(config).candidate
     if found is None:
@@ -122,6 +132,11 @@ def finish(config: PromoteConfig) -> PromoteSummary:
     for path in (Path(exported), version, decision):
         if not path.exists():
             raise ConfigurationError(f"{path} is gone. Export the version again and run: mira promote")
+    with account.disk_has_room(config), account.refusals_recorded(config, "promote", config.by, version=found.version):
+        if why := candidate.unsound(config, repository.read_served(config)):
+            raise ServingFailed(why)
+        _check_same(config, found, read_release(Path(exported), version, decision))
+        config = config.model_copy(update=repository.served_as(config, min(found.artifacts)))
     return promote(Path(exported), version, decision, config.state / "promotions" / str(found.version), config)
 
 
@@ -169,6 +184,29 @@ def _put_beside(config: PromoteConfig, url: str, record: CandidateRecord) -> Non
             candidate.withdraw(config, admin, "it could not be loaded beside the version that serves", "failed")
             candidate.remove_leftovers(config)
             raise
+
+
+def _check_same(paths: ServingPaths, found: CandidateRecord, now: Release) -> None:
+    """Check that what lies where a candidate came from is still that candidate; another one was not proven by a share.
+
+    Raises:
+        ServingFailed: naming what differs.
+    """
+    networks = {candidate_of(model): digest for model, digest in now.artifacts.items()}
+    other = {name for name in {*networks, *found.artifacts} if networks.get(name) != found.artifacts.get(name)}
+    for model in now.models:  # artifacts are those in f32; another precision is served from another file
+        shared = paths.models / candidate_of(model.name) / str(found.version)
+        for file in (path for path in shared.glob("model.*") if path.suffix != ".py"):
+            given = model.folder / file.name
+            if not given.is_file() or hash_file(given) != hash_file(file):
+                other.add(candidate_of(model.name))
+    if now.version == found.version and not other:
+        return
+    what = f"version {now.version}" if now.version != found.version else f"other files of {', '.join(sorted(other))}"
+    raise ServingFailed(
+        f"{found.files[0]} holds {what}, not those of version {found.version}, which has the share. Nothing was "
+        "changed. Bring its export back, or end the share (mira canary stop) and start one with what is there now."
+    )
 
 
 def _summary(version: int, served: int, share: float, url: str, begin: float) -> ShareSummary:

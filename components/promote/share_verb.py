@@ -33,14 +33,17 @@ def add_canary(subparsers: Any) -> None:
     begin.add_argument("--version", type=Path, required=True, metavar="FILE", help="version.json of the register step")
     begin.add_argument("--decision", type=Path, required=True, metavar="FILE", help="decision.json of the gate step")
     begin.add_argument("--share", type=float, default=0.1, metavar="S", help="part of the series (default 0.1)")
+    begin.add_argument("--engine", choices=("openvino", "onnxruntime"), help="on a CPU (default: what serves now)")
+    begin.add_argument("--precision", choices=("f32", "bf16", "int8"), help="on a CPU (default: what serves now)")
     begin.add_argument(
-        "--approval", choices=["automatic", "manual"], default="automatic", help="manual: needs `approve`"
+        "--gpu", choices=("f32", "fp16", "int8", "plan"), help="on a Triton with a GPU (default: what serves now)"
     )
-    ends = [
-        what.add_parser("finish", help="promote it"),
-        what.add_parser("stop", help="back to the version that serves"),
-    ]
-    for command in (begin, *ends):
+    finish = what.add_parser("finish", help="promote it, with the engine and precision of its share")
+    for command in (begin, finish):
+        command.add_argument(
+            "--approval", choices=["automatic", "manual"], default="automatic", help="manual: needs `approve`"
+        )
+    for command in (begin, finish, what.add_parser("stop", help="back to the version that serves")):
         command.add_argument("--workspace", type=Path, default=WORKSPACE, metavar="DIR", help="runs and state")
         command.add_argument("--repository", type=Path, metavar="DIR", help="Triton model repository")
         command.add_argument("--why", default="", metavar="TEXT", help="reason, for the audit trail")
@@ -50,7 +53,9 @@ def add_canary(subparsers: Any) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     paths = station(arguments.workspace, arguments.repository)
+    chosen = {key: value for key in ("engine", "precision", "gpu") if (value := getattr(arguments, key, None))}
     config = PromoteConfig(
+        **chosen,
         workspace=paths.workspace,
         repository=paths.repository,
         tracking_uri=arguments.tracking_uri,

@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import json
 import os
+import shlex
 import stat
 from pathlib import Path
 from typing import Any
@@ -69,13 +70,14 @@ class Signer:
 
 
 def load_signer() -> Signer:
-    """The key from the environment, or from its file, which is made on first use.
+    """The key from the environment, or from its file.
 
-    `MIRA_SIGNING_KEY` holds the key, `MIRA_SIGNING_KEY_FILE` names its file; without either the file is
-    `~/.config/mira/signing.key`, which its owner alone can read.
+    `MIRA_SIGNING_KEY` holds the key, `MIRA_SIGNING_KEY_FILE` names its file, which must be there: with a new key in the
+    place of a mistyped one, all that was signed would look forged. Without either the file is
+    `~/.config/mira/signing.key`, which is made on first use and which its owner alone can read.
 
     Raises:
-        ConfigurationError: when the key is too short, or others can read or replace it.
+        ConfigurationError: when the key is too short, a named file is not there, or others can read or replace it.
     """
     given = os.environ.get(KEY_VARIABLE, "").strip()
     if given:
@@ -83,7 +85,7 @@ def load_signer() -> Signer:
     named = os.environ.get(KEY_FILE_VARIABLE)
     path = Path(named) if named else Path.home() / ".config" / "mira" / "signing.key"
     try:
-        if not os.path.lexists(path):
+        if not named and not os.path.lexists(path):
             make_secret(path)
         with path.open(encoding="ascii") as stream:
             state = os.fstat(stream.fileno())
@@ -93,6 +95,13 @@ def load_signer() -> Signer:
             if not named and path.parent.stat().st_mode & 0o022:
                 raise ConfigurationError(f"Others can replace files in {path.parent}. Run: chmod 700 {path.parent}")
             text = stream.read(4096).strip()
+    except FileNotFoundError as error:
+        file, folder = shlex.quote(str(path)), shlex.quote(str(path.parent))
+        raise ConfigurationError(
+            f"The signing key file {path} does not exist. Correct {KEY_FILE_VARIABLE}, mount the file, or bring it "
+            "back from its backup: with a new key, all that was signed before would look forged. Only for a new "
+            f"project, make one: (umask 077; mkdir -p {folder} && openssl rand -hex 32 > {file})"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(
             f"Cannot use the signing key {path}: {type(error).__name__}. Set {KEY_VARIABLE} or {KEY_FILE_VARIABLE}."

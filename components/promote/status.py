@@ -2,9 +2,9 @@
 
 import contextlib
 
-from components.promote import audit, candidate, registry, release, server, supervisor
+from components.promote import account, audit, candidate, registry, release, server, supervisor
 from components.promote.paths import ServingPaths
-from components.promote.repository import points_to, read_served, verify
+from components.promote.repository import held, points_to, read_served, verify
 from mira.cases import Record
 from mira.client.share import SUFFIX
 from mira.errors import MiraError, ServingFailed
@@ -21,6 +21,7 @@ class Status(Record):
         version: release that is recorded as served.
         since: when it began to serve, UTC.
         models: version of each model that the server has loaded.
+        engines: what runs each of them, and in which precision, e.g. `openvino int8`.
         answers: whether every model answers its canary requests as expected.
         decision_sha256: hash of the gate decision behind the release.
         promoted_by: who promoted it.
@@ -33,7 +34,8 @@ class Status(Record):
         registry_error: why the registry could not be asked, "" when it could.
         audit_records: length of the audit trail.
         audit_fault: what is wrong with the trail, "" when it is whole.
-        disagreements: everything that does not fit together, in words.
+        changing: the promotion, rollback or start of a share that is under way, "" without one.
+        disagreements: everything that does not fit together, in words; while something is changing, it passes with it.
     """
 
     running: bool
@@ -43,6 +45,7 @@ class Status(Record):
     version: int | None
     since: str
     models: dict[str, list[int]]
+    engines: dict[str, str]
     answers: bool
     decision_sha256: str
     promoted_by: str
@@ -55,20 +58,24 @@ class Status(Record):
     registry_error: str
     audit_records: int
     audit_fault: str
+    changing: str
     disagreements: list[str]
 
 
 def read(paths: ServingPaths, tracking_uri: str = "") -> Status:
     """Ask everyone involved; nothing is changed."""
+    begun = _changing(paths, audit.read(paths.audit))
     served = read_served(paths)
     state = server.running(paths)
     models: dict[str, list[int]] = {}
+    engines: dict[str, str] = {}
     ill: dict[str, str] = {}
     ill_candidate: dict[str, str] = {}
     if state is not None:
         with contextlib.closing(server.administer(paths, state.url)) as admin:
             try:
                 models = admin.index()
+                engines = {model: admin.engine(model) for model in models}
                 ill = release.unhealthy(paths, state.url, served)
                 ill_candidate = candidate.ill(paths, state.url, served)
             except ServingFailed as error:
@@ -78,7 +85,9 @@ def read(paths: ServingPaths, tracking_uri: str = "") -> Status:
         champion = registry.champion(uri)
     except ServingFailed as error:
         registry_error = str(error)
-    if served.version is not None:
+    records = audit.read(paths.audit)
+    changing = begun or _changing(paths, records)  # it may have ended or begun while the others were asked
+    if served.version is not None and not changing:  # a change checks what it leaves behind
         try:
             verify(paths, served, served.version)
         except MiraError as error:
@@ -115,6 +124,7 @@ def read(paths: ServingPaths, tracking_uri: str = "") -> Status:
         version=served.version,
         since=served.since,
         models=models,
+        engines=engines,
         answers=state is not None and served.version is not None and not ill,
         decision_sha256=record.decision_sha256 if record else "",
         promoted_by=record.by if record else "",
@@ -127,10 +137,19 @@ def read(paths: ServingPaths, tracking_uri: str = "") -> Status:
         and set(candidate.models(served)) <= set(models),
         champion=champion,
         registry_error=registry_error,
-        audit_records=len(audit.read(paths.audit)),
+        audit_records=len(records),
         audit_fault=fault,
+        changing=changing,
         disagreements=disagreements,
     )
+
+
+def _changing(paths: ServingPaths, records: list[audit.AuditRecord]) -> str:
+    """What is under way: begun, not ended, and the repository is held; after a change that was killed it is not."""
+    last = next((record for record in reversed(records) if record.what in account.BEGUN), None)
+    if last is None or last.outcome != "begun" or not held(paths):
+        return ""
+    return f"{last.what}{f' of version {last.version}' if last.version is not None else ''}, begun {last.time}"
 
 
 def describe(status: Status) -> str:
@@ -145,7 +164,7 @@ def describe(status: Status) -> str:
     else:
         lines.append(f"serves       version {status.version} since {status.since}")
         lines += [
-            f"             {model} version {', '.join(map(str, versions))}"
+            f"             {model} version {', '.join(map(str, versions))}, {status.engines.get(model) or 'gone'}"
             for model, versions in sorted(status.models.items())
         ]
         lines.append(
@@ -162,5 +181,8 @@ def describe(status: Status) -> str:
     champion = status.registry_error or (f"version {status.champion}" if status.champion else "none known")
     lines.append(f"champion     {champion}")
     lines.append(f"audit trail  {status.audit_records} records, {status.audit_fault or 'whole'}")
-    lines += [f"DISAGREES    {text}" for text in status.disagreements]
+    if status.changing:
+        lines.append(f"changing     {status.changing}; what does not agree yet passes with it")
+    word = "not yet     " if status.changing else "DISAGREES   "
+    lines += [f"{word} {text}" for text in status.disagreements]
     return "\n".join(lines)

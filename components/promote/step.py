@@ -16,7 +16,7 @@ from components.promote.remote import local_copy
 from components.promote.repository import ReleaseRecord
 from components.promote.triton import TritonAdmin
 from mira.cases import Record
-from mira.errors import GateFailed, MiraError
+from mira.errors import GateFailed
 from mira.storage import write_json
 
 
@@ -106,12 +106,8 @@ def promote(exported: Path | str, version: Path, decision: Path, out: Path, conf
     uri = registry.tracking_uri(config, config.tracking_uri)
     with account.disk_has_room(config):
         config.remember()
-        try:
+        with account.refusals_recorded(config, "promote", config.by):
             wanted = read_release(local_copy(config, exported, uri), version, decision)
-        except MiraError as error:
-            served = repository.read_served(config).version
-            audit.append(config.audit, "promote", "failed", who=config.by, before=served, why=str(error))
-            raise
     facts = {"version": wanted.version, "decision_sha256": wanted.decision_sha256, "artifacts": wanted.artifacts}
     with (
         account.audited(config, "promote", config.by, why=config.why, **facts) as record,

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+from components.promote.config_files import engine_of
 from components.promote.transport import PLAIN, Transport
 from mira.errors import ServingFailed
 
@@ -112,6 +113,15 @@ class TritonAdmin:
             if entry.state in states and entry.version:
                 found.setdefault(entry.name, []).append(int(entry.version))
         return found
+
+    def engine(self, model: str) -> str:
+        """What runs a loaded model (`config_files.engine_of`); "" when it has gone in the meantime."""
+        from tritonclient.utils import InferenceServerException
+
+        try:
+            return engine_of(self._client.get_model_config(model, client_timeout=10).config)
+        except InferenceServerException:
+            return ""
 
     def _entries(self) -> list[Any]:
         from tritonclient.utils import InferenceServerException

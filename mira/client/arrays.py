@@ -11,7 +11,9 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from mira.client.engines import Answer, Batch, Engine, Floats, LocalEngine, TritonEngine
+from mira.client.batches import Answer, Batch, Engine, Floats
+from mira.client.engines import TritonEngine
+from mira.client.local import LocalEngine
 from mira.client.plan import TILE_SIDE, Restored, as_modality, check_volume, intensity_scale, restoration
 from mira.client.stream import RestoredSlice, Stream
 from mira.client.tls import Tls

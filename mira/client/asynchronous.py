@@ -11,16 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mira.client import wire
-from mira.client.engines import (
-    LARGEST_BATCH,
-    Answer,
-    Batch,
-    Floats,
-    MessageTooLarge,
-    TritonProtocol,
-    together,
-    too_large,
-)
+from mira.client.batches import LARGEST_BATCH, Answer, Batch, Floats, together
+from mira.client.engines import MessageTooLarge, TritonProtocol
 from mira.client.plan import TILE_SIDE, Restored, as_modality, check_volume, intensity_scale, restoration
 from mira.client.retries import Retries
 from mira.client.share import candidate_of
@@ -198,13 +190,8 @@ class AsyncRestorationClient(TritonProtocol):
                 async with self._slots:
                     return await call(**arguments, client_timeout=retries.timeout())
             except InferenceServerException as error:
-                status, message = str(error.status()), error.message() or ""
-                if too_large(status, message):
-                    raise MessageTooLarge(self.explain(status, message)) from error
-                wait = retries.pause(status, message)
-                if wait is None:
-                    raise self.explain(status, message) from error
-                await asyncio.sleep(wait)
+                wait = self.pause(error, retries)
+            await asyncio.sleep(wait)
 
 
 async def _blocks(slices: AsyncIterable[NDArray[Any]], plan: Stream) -> AsyncIterator[Floats]:

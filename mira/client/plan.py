@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mira.client.engines import LARGEST_BATCH, LARGEST_REQUEST, Answer, Batch, Floats
+from mira.client.batches import LARGEST_BATCH, LARGEST_REQUEST, Answer, Batch, Floats
 from mira.errors import ConfigurationError, DataRejected, ServingFailed
 from mira.tasks import Modality
 from mira.tiles import Tile, join, tiles

@@ -82,19 +82,24 @@ def restore_series(
         source: a folder, file, DICOMDIR or zip that holds one usable series, or a series that was read already.
         out: folder of the derived series, which must not exist yet.
         progress: whether to show progress bars on a terminal.
-        confidence: whether to write the expected error as a second derived series, beside `out`, with `-error` added.
+        confidence: whether to write the expected error as a second derived series, beside `out`, with `-error` added;
+            that folder must not exist yet either.
 
     Raises:
-        DataRejected: when the source holds no usable series or several, or cannot be restored faithfully.
+        DataRejected: when a folder exists, or the source holds no usable series or several, or cannot be restored
+            faithfully; nothing is written then.
         ServingFailed: when the network cannot be reached or refuses.
     """
+    beside = out.parent / f"{out.name}-error"
+    for folder in (out, beside) if confidence else (out,):
+        if folder.exists():  # known before minutes of work, and before one series is written without the other
+            raise DataRejected(f"{folder} exists already. Give another folder, or remove it first.")
     if isinstance(source, SeriesVolume):
         restored = restore_volume(restorer, source, progress, confidence)
         network = restored.model, restored.version
         files = write_derived(source, restored.voxels, out, restored_by(*network), progress)
         errors: list[Path] = []
         if restored.predicted_error is not None:
-            beside = out.with_name(f"{out.name}-error")
             errors = write_expected_error(source, restored.predicted_error, files, beside, *network, progress)
         warnings = [*source.warnings, *restored.warnings]
         model = f"{restored.model} {restored.version}".strip()

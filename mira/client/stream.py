@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mira.client.engines import LARGEST_BATCH, Answer, Batch, Floats
+from mira.client.batches import LARGEST_BATCH, Answer, Batch, Floats
 from mira.client.plan import Plan, check_volume
 from mira.errors import DataRejected, ServingFailed
 from mira.tasks import Modality

@@ -159,12 +159,14 @@ def _read_number(view: memoryview, place: int) -> tuple[int, int]:
 
     Raises:
         IndexError: when the message ends within it.
+        ValueError: when it is longer than the 64 bits that protobuf allows.
     """
     value = shift = 0
-    while True:
+    while shift < 64:
         byte = view[place]
         place += 1
         value |= (byte & 127) << shift
         if byte < 128:
             return value, place
         shift += 7
+    raise ValueError("a number of more than 64 bits")

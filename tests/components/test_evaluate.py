@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from components.evaluate.measure import choose_slices
+from components.evaluate.measure import blank_slices, choose_slices
 from components.evaluate.reliability import ErrorCounts
 from components.evaluate.results import read_evaluation
 from components.evaluate.step import EvaluateConfig, evaluate
@@ -12,7 +12,7 @@ from components.kubeflow_outputs import describe_evaluation
 from mira.errors import ConfigurationError, DataRejected
 from mira.quality.metrics import measure_slices
 from mira.storage import hash_file, read_json
-from mira.tasks import Task
+from mira.tasks import Modality, Task
 from mira.volume import read_nifti
 from tests.components.made_up import make_network, make_pairs
 
@@ -167,6 +167,15 @@ def test_an_unknown_profile_is_a_configuration_error():
 
     with pytest.raises(ConfigurationError, match="Unknown metric profile 'psnr'"):
         configure(EvaluateConfig, {"profiles": ["psnr"]}, "evaluate")
+
+
+def test_a_slice_of_debris_is_blank_and_one_of_low_uptake_is_not():
+    volume = np.zeros((3, 8, 8), np.float32)
+    volume[0, 2:6, 2:6] = 900
+    volume[1, 3, 3] = 20
+    assert blank_slices(volume, Modality.MR).tolist() == [False, True, True]
+    assert blank_slices(volume / 0.9 - 1000, Modality.CT).tolist() == [False, True, True]
+    assert blank_slices(volume / 100, Modality.PET).tolist() == [False, False, True]
 
 
 def test_slices_are_even_with_structures_first_and_blank_ones_left_out():

@@ -1,19 +1,25 @@
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
+import torch
 
+from components.export import step
 from components.export.config import DEFAULTS, ExportConfig, Precision
-from components.export.parity import Probe, held_out, resized
+from components.export.engines import FILES, OpenVinoSession
+from components.export.parity import Difference, Probe, held_out, resized
 from components.export.step import export
+from components.export.verdict import Verdict
 from components.promote import signing
 from mira.errors import DataRejected, ServingFailed
 from mira.pairs import read_index
 from mira.storage import hash_file, read_json, write_json
 from mira.tasks import Modality, Task
 from model.checkpoint import Checkpoint, save_checkpoint
-from model.export import random_restorer
+from model.export import OnnxSession, random_restorer
+from model.restorer import Restorer
 from tests.components.made_up import make_pairs
 
 pytestmark = pytest.mark.timeout(1800)  # a network is traced twice, which takes minutes on a busy machine
@@ -148,6 +154,50 @@ def test_a_reduced_precision_outside_tolerance_is_left_out_with_its_reason(made,
         required = ExportConfig(**tight, required_precisions=["f32", "fp16"])
         export(networks[1:], root / "version", root / "pairs", tmp_path / "again", required)
     assert not (tmp_path / "again").exists()
+
+
+@pytest.mark.parametrize("fails", ["open_session", "judge"])
+def test_a_reduced_precision_whose_runtime_fails_is_left_out_unsigned(tmp_path, monkeypatch, fails):
+    difference = Difference("pair", Modality.CT, (1, 32, 32), 0.0, 0.0, 0.0)
+
+    def judged(engine, session, expected, tolerance):
+        return Verdict(engine, tolerance, [difference], [], "")
+
+    def failing(engine, *_):
+        if engine.precision is Precision.FP16:
+            raise ServingFailed("the runtime gave up")
+        return judged(engine, *_) if fails == "judge" else None
+
+    monkeypatch.setattr(step, "expectations", lambda *_: [])
+    monkeypatch.setattr(step, "describe", lambda *_: {})
+    monkeypatch.setattr(step, "_write", lambda precision, *given: (given[-2] / FILES[precision]).write_text(precision))
+    monkeypatch.setattr(step, "open_session", lambda *_: None)
+    monkeypatch.setattr(step, "judge", judged)
+    monkeypatch.setattr(step, fails, failing)
+
+    def run(folder, required):
+        folder.mkdir()
+        config = ExportConfig(precisions=["f32", "fp16"], required_precisions=required)
+        index = SimpleNamespace(pairs=[SimpleNamespace(shape=(2, 32, 32))])
+        return step._export_one(None, None, {"version": 7}, tmp_path, index, tmp_path, folder, config)
+
+    report = run(tmp_path / "mira_net", ["f32"])
+    assert [engine["reason"] for engine in report["engines"]] == ["", "", "the runtime gave up"]
+    assert not (tmp_path / "mira_net" / "model.fp16.onnx").exists()
+    assert set(read_json(tmp_path / "mira_net" / signing.SIGNATURE)["statement"]["files"]) == {"model.onnx"}
+    with pytest.raises(ServingFailed, match="gave up"):
+        run(tmp_path / "again", ["f32", "fp16"])
+
+
+@pytest.mark.parametrize("kind", [OnnxSession, OpenVinoSession])
+def test_a_runtime_that_fails_is_a_failure_of_serving(kind):
+    def fail(*_):
+        raise RuntimeError("not enough memory")
+
+    session = kind.__new__(kind)
+    session._session = session._request = SimpleNamespace(get_outputs=list, run=fail, infer=fail)
+    with pytest.raises(ServingFailed, match="not enough memory"):
+        session.run((torch.zeros(1),) * len(Restorer.INPUTS))
 
 
 def test_configuration_that_contradicts_itself_is_refused():

@@ -7,7 +7,7 @@ from components.export import table
 from components.export.config import DEFAULTS, Precision, Tolerance
 from components.export.engines import Engine
 from components.export.parity import Expected, Probe, compare, held_out
-from components.export.verdict import cost, judge
+from components.export.verdict import Cost, _reason, cost, judge
 from mira.errors import DataRejected
 from mira.pairs import read_index
 from mira.storage import write_json
@@ -94,6 +94,35 @@ def test_an_engine_that_is_nearer_to_the_reference_loses_nothing(probes):
     assert better.psnr_db < 0
 
 
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_figure_that_is_no_number_fails_wherever_it_stands(probes, place):
+    one = expected(probes[Task.CT_DENOISING])
+    same = compare(one, one.outputs)
+    values = [0.1, 0.1, 0.1]
+    values[place] = np.nan
+    costs = [Cost(f"pair {number}", 0.0, {"hu_mean_bias": value}) for number, value in enumerate(values)]
+    assert f"nan HU in hu_mean_bias on pair {place}" in _reason([same], costs, WIDE)
+    assert _reason([same], [Cost("pair", np.nan, {})], WIDE).startswith("differs from torch by up to nan dB")
+
+
+def test_what_is_refused_for_values_that_are_no_numbers_can_be_written(probes, tmp_path):
+    one = expected(probes[Task.PET_SYNTHESIS])
+    verdict = judge(ENGINE, Changed(one, lambda image: image * np.nan), [one], WIDE)
+    assert verdict.reason
+    write_json(tmp_path / "parity.json", verdict.figures())
+
+
+def test_a_pair_without_a_psnr_does_not_pass(probes):
+    one = expected(probes[Task.CT_DENOISING])
+    exact = replace(one, outputs={**one.outputs, "restored": one.probe.slices.reference[:, None]})
+    assert "no PSNR is defined there" in reason(exact, lambda image: image + 0.01)
+
+
+def test_an_engine_that_equals_the_reference_where_torch_does_not_passes(probes):
+    one = expected(probes[Task.CT_DENOISING])
+    assert reason(one, lambda _: one.probe.slices.reference[:, None]) == ""
+
+
 def test_indicators_count(probes):
     one = expected(probes[Task.CT_DENOISING])
     other = replace(one, outputs={**one.outputs, "modality_probability": one.outputs["modality_probability"] + 0.2})
@@ -117,5 +146,10 @@ def test_the_table_shows_what_passed_and_what_did_not(tmp_path, capsys):
     assert lines[2].startswith("| mira_net | openvino | int8 | 7.2, 0.73 |")
     assert lines[2].endswith("| 1.23 | may be served |")
     assert lines[3].endswith("| no bf16 here |")
+    (tmp_path / "mira_net" / "model.int8.onnx").unlink()
+    assert table.main(["--exported", str(tmp_path)]) == DataRejected.exit_code
+    (tmp_path / "mira_net" / "metadata.json").unlink()
+    assert table.main(["--exported", str(tmp_path)]) == DataRejected.exit_code
+    assert "metadata.json is missing" in capsys.readouterr().err
     with pytest.raises(DataRejected, match=r"no parity\.json with engines"):
         table.table(tmp_path / "mira_net")

@@ -5,14 +5,14 @@ import os
 
 import pytest
 
-from components.promote import audit, binary, processes, registry, remote, repository, server, signing, status
+from components.promote import account, audit, binary, processes, registry, remote, repository, server, signing, status
 from components.promote import switch as switching
 from components.promote.exported import read_release
 from components.promote.paths import ServingPaths
 from components.promote.step import PromoteConfig, promote
 from mira.cli import main
 from mira.errors import ConfigurationError, GateFailed, MiraError, ServingFailed
-from mira.storage import write_json
+from mira.storage import make_secret, write_json
 from mira.tasks import Modality
 from tests.triton.tiny_network import make_release, tiny_network
 
@@ -169,6 +169,13 @@ def test_signing_key_is_made_once_for_its_owner_alone(tmp_path, monkeypatch):
     path.chmod(0o644)
     with pytest.raises(ConfigurationError, match="chmod 600"):
         signing.load_signer()
+    named = tmp_path / "mounted" / "signing.kye"
+    monkeypatch.setenv(signing.KEY_FILE_VARIABLE, str(named))
+    with pytest.raises(ConfigurationError, match=r"signing\.kye does not exist"):
+        signing.load_signer()  # a new key here would make all that is signed look forged
+    assert not named.parent.exists()
+    make_secret(named)
+    assert signing.load_signer().key_id != first
     monkeypatch.setenv(signing.KEY_VARIABLE, "short")
     with pytest.raises(ConfigurationError, match="shorter"):
         signing.load_signer()
@@ -263,6 +270,29 @@ def test_repair_brings_back_the_served_network_that_a_killed_promotion_set_aside
 def test_one_change_at_a_time(config):
     with repository.locked(config), pytest.raises(ServingFailed, match="Another promotion"), repository.locked(config):
         pass
+
+
+def test_what_does_not_agree_during_a_change_is_said_to_pass_and_after_a_killed_one_it_is_not(tmp_path, config):
+    first = staged(config, tmp_path / "1", 1)
+    switch = switching.Switch(config)
+    switch.move_in("mira_net", 1)
+    switch.point("mira_net", 1)
+    switch.finish()
+    repository.write_served(config, first)
+    assert (status.read(config, "off").changing, status.read(config, "off").disagreements) == ("", [])
+    fresh = config.models / "mira_net" / ".new-configs"
+    with account.audited(config, "promote", "me", version=2), repository.locked(config):
+        fresh.mkdir()
+        (config.models / "mira_net" / "config.pbtxt").unlink()
+        seen = status.read(config, "off")
+    assert seen.changing.startswith("promote of version 2, begun ")
+    assert [text for text in seen.disagreements if ".new-configs" in text] == []  # nobody is told to remove it
+    assert "not yet      mira_net: the configuration on disk" in status.describe(seen)
+    assert "DISAGREES" not in status.describe(seen)
+    audit.append(config.audit, "promote", "begun", version=3)  # and then it was killed: it holds nothing any more
+    seen = status.read(config, "off")
+    assert seen.changing == ""
+    assert ".new-configs, which no promotion put there" in status.describe(seen)
 
 
 # the registry

@@ -112,6 +112,16 @@ def test_a_second_series_holds_it_in_declared_units(tmp_path, restorer, modality
         restore_series(restorer, tmp_path / "out-error", tmp_path / "again")
 
 
+def test_neither_series_is_written_when_one_of_the_folders_is_there(tmp_path, restorer, monkeypatch):
+    series(tmp_path / "in")
+    (tmp_path / "out-error").mkdir()
+    with monkeypatch.context() as patch, pytest.raises(DataRejected, match="out-error exists already"):
+        patch.setattr(restorer, "restore_slices", lambda *_, **__: pytest.fail("restored for nothing"))
+        restore_series(restorer, tmp_path / "in", tmp_path / "out", confidence=True)
+    assert not (tmp_path / "out").exists()
+    assert restore_series(restorer, tmp_path / "in", tmp_path / "out").files
+
+
 def test_padding_has_no_error(tmp_path, restorer):
     stored = [pixels(number, (40, 36)) for number in range(4)]
     padded = np.hypot(*(np.mgrid[:40, :36] - 18)) > 20

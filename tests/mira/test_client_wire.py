@@ -73,3 +73,12 @@ def test_an_answer_that_is_none_is_refused_in_words():
 def test_numbers_come_back(value):
     encoded = wire._number(value)
     assert wire._read_number(memoryview(encoded), 0) == (value, len(encoded))
+
+
+def test_a_number_ends_within_sixty_four_bits():
+    assert wire._read_number(memoryview(wire._number(2**64 - 1)), 0) == (2**64 - 1, 10)
+    endless = memoryview(b"\xff" * 200_000)  # reading all of it would take seconds
+    with pytest.raises(ValueError, match="more than 64 bits"):
+        wire._read_number(endless, 0)
+    with pytest.raises(ServingFailed, match="cannot be read"):
+        wire.reply(bytes(endless))

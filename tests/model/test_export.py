@@ -5,6 +5,7 @@ import torch
 
 from mira.errors import ServingFailed
 from model.export import OnnxSession, example_inputs, export_onnx, random_restorer
+from model.export_gates import halve_gates
 from model.restorer import Restoration, Restorer
 
 
@@ -29,6 +30,34 @@ def test_the_file_does_what_torch_does_at_any_size(exported, shape):
         np.testing.assert_allclose(got["restored"], expected.restored.numpy(), atol=2e-3)
         for name in ("modality_probability", "degradation", "instruction_used"):
             np.testing.assert_allclose(got[name], getattr(expected, name).numpy(), atol=1e-5)
+
+
+def test_gates_are_convolutions_of_half_the_channels_with_all_of_the_weights(exported):
+    restorer, path = exported[1]
+    graph = onnx.load(path).graph
+    assert "Split" not in {node.op_type for node in graph.node}
+    written = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    names = [f"{name}.weight" for name, part in restorer.named_modules() if name.endswith(("expand", "spatial"))]
+    halved = [name for name in names if f"{name}.value" in written]
+    blocks = sum(name.endswith("spatial.weight") for name in names)
+    assert len(halved) == 3 * blocks > 0
+    for name in halved:
+        assert name not in written
+        both = np.concatenate([written[f"{name}.value"], written[f"{name}.gate"]])
+        np.testing.assert_array_equal(both, restorer.get_parameter(name).detach().numpy())
+
+
+def test_a_split_of_something_else_is_left_alone():
+    import onnx_ir
+
+    image = onnx_ir.Value(
+        name="image", shape=onnx_ir.Shape([1, 4, 8, 8]), type=onnx_ir.TensorType(onnx_ir.DataType.FLOAT)
+    )
+    twice = onnx_ir.node("Add", [image, image])
+    split = onnx_ir.node("Split", [twice.outputs[0]], {"axis": 1, "num_outputs": 2}, num_outputs=2)
+    graph = onnx_ir.Graph([image], list(split.outputs), nodes=[twice, split], opset_imports={"": 20})
+    assert halve_gates(graph) == 0
+    assert [node.op_type for node in graph] == ["Add", "Split"]
 
 
 def test_a_given_instruction_works_in_the_file(exported):

@@ -44,6 +44,7 @@ class Fault:
         tracking: MLflow, "" for the station's.
         code: exit code that the command must have.
         also_new: whether the new version may answer until the restart.
+        briefly_new: whether it may answer until the fault strikes, since Triton has loaded it by then.
         audited: outcome of the last line that the audit trail must have got.
     """
 
@@ -58,6 +59,7 @@ class Fault:
     tracking: str = ""
     code: int = 5
     also_new: bool = False
+    briefly_new: bool = False
     audited: str = "failed"
 
 
@@ -193,7 +195,9 @@ FAULTS = (
     Fault("bad-config", "config.pbtxt turned to rubbish just before Triton reads it", moment="bad_configuration"),
     Fault("hang", "load that hangs", moment="hanging_load"),
     Fault("server-killed", "server killed (SIGKILL) in the middle", moment="kill_server"),
-    Fault("stubs-killed", "python stubs killed (SIGKILL) after the switch", moment="after_kill_stubs"),
+    Fault(
+        "stubs-killed", "python stubs killed (SIGKILL) after the switch", moment="after_kill_stubs", briefly_new=True,
+    ),
     Fault(
         "promotion-killed", "promotion killed (SIGKILL) after the switch", moment="after_kill_promotion", code=-9,
         also_new=True,
@@ -219,7 +223,8 @@ def run(station: FaultStation, fault: Fault) -> Row:
     fault.spoil(files)
     station.mark.unlink(missing_ok=True)
     written = len(audit.read(config.audit))
-    with Clients(url, networks, 4, patient=60) as clients, clients.change("2", "3" if fault.also_new else "2"):
+    before, later = ("2", "3") if fault.also_new else ("3" if fault.briefly_new else "2", "2")
+    with Clients(url, networks, 4, patient=60) as clients, clients.change(before, later):
         command = [
             sys.executable,
             "-m",

@@ -16,14 +16,14 @@ import numpy as np
 import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from mira.client.engines import Answer, Batch, LocalEngine, TritonEngine
+from mira.client.batches import OUTPUTS, Answer, Batch
+from mira.client.engines import LocalEngine, TritonEngine
 from mira.errors import MiraError
 from mira.tasks import Modality
 from tests.triton.tiny_network import D
 
 SIZES = ((1, 40, 56), (3, 33, 70), (2, 64, 48))
 TOLERANCE = 1e-5  # of the largest pixel; networks of different versions differ by far more
-OUTPUTS = TritonEngine.OUTPUTS
 
 
 def questions(seed: int) -> list[Batch]:

@@ -5,15 +5,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from components.promote import server
+from components.promote import server, transport
 from components.promote.paths import ServingPaths
+from components.promote.transport import PLAIN, Transport
 from tests.triton.tiny_network import D, tiny_network
 
-AVAILABLE = (ServingPaths().environment / "bin" / "python3").exists()
-MISSING = "the serving environment .venv-serve is missing; run the project's set-up first"
+with_server = pytest.mark.skipif(
+    not (ServingPaths().environment / "bin" / "python3").exists(),
+    reason="the serving environment .venv-serve is missing; run the project's set-up first",
+)
 
 
 def station(
@@ -61,9 +65,12 @@ def station(
 
 
 @contextmanager
-def serving(root: Path, network: Path | None = None, **options: object) -> Iterator[tuple[ServingPaths, str]]:
+def serving(
+    root: Path, network: Path | None = None, tls: Transport = PLAIN, **options: object
+) -> Iterator[tuple[ServingPaths, str]]:
     """Serve while the block runs; yields the station and the address of its server. Arguments as for `station`."""
     paths = station(root, network, **options)  # type: ignore[arg-type]
+    transport.remember(paths, tls)
     try:
         yield paths, server.start(paths, ["mira_net"], threads=1).url
     finally:

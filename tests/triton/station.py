@@ -1,6 +1,7 @@
 """A serving station in a folder of its own, with releases whose networks differ in their gain."""
 
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -14,7 +15,7 @@ IMAGE = np.random.default_rng(3).normal(0, 100, (3, 40, 56)).astype(np.float32)
 
 
 class Station:
-    """Promotes, and asks what serves.
+    """Promotes, and asks what serves; its server is stopped at the end of a `with` block.
 
     Args:
         root: folder for everything; the workspace is `ws`, the model repository `models`.
@@ -31,6 +32,12 @@ class Station:
             threads=1,
             load_timeout_s=20,
         )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        server.stop(self.config)
 
     def release(self, version: int, models: tuple[str, ...] = MODELS) -> tuple[Path, Path, Path]:
         """Files of a release: exported networks, version and decision."""

@@ -8,10 +8,10 @@ import pytest
 from components.promote import processes, server
 from mira.client.engines import LocalEngine, TritonEngine
 from tests.triton import abuse
-from tests.triton.own_server import AVAILABLE, MISSING, serving
+from tests.triton.own_server import serving, with_server
 from tests.triton.tiny_network import D
 
-pytestmark = [pytest.mark.triton, pytest.mark.skipif(not AVAILABLE, reason=MISSING)]
+pytestmark = [pytest.mark.triton, with_server]
 
 
 @pytest.fixture(scope="module")

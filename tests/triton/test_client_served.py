@@ -11,9 +11,9 @@ from components.promote import server
 from mira.client import AsyncRestorationClient, LocalRestorer, RestorationClient
 from mira.errors import ServingFailed
 from tests.triton import round_trip
-from tests.triton.own_server import AVAILABLE, MISSING, serving
+from tests.triton.own_server import serving, with_server
 
-pytestmark = [pytest.mark.triton, pytest.mark.skipif(not AVAILABLE, reason=MISSING)]
+pytestmark = [pytest.mark.triton, with_server]
 VOLUME = np.random.default_rng(8).normal(0, 100, (60, 48, 56)).astype(np.float32)
 
 

@@ -6,17 +6,16 @@ import time
 import numpy as np
 import pytest
 
-from components.promote import server, transport
 from components.promote.transport import Transport
 from mira.cli import main
 from mira.client import AsyncRestorationClient, RestorationClient, Tls
 from mira.errors import ServingFailed
 from mira.tasks import Modality
 from mira.volume import Volume, write_nifti
-from tests.triton.own_server import AVAILABLE, MISSING, serving, station
+from tests.triton.own_server import serving, with_server
 from tests.triton.test_tls import files as files
 
-pytestmark = [pytest.mark.triton, pytest.mark.slow, pytest.mark.skipif(not AVAILABLE, reason=MISSING)]
+pytestmark = [pytest.mark.triton, pytest.mark.slow, with_server]
 IMAGE = np.random.default_rng(0).normal(0, 100, (2, 40, 48)).astype(np.float32)
 
 
@@ -31,15 +30,8 @@ def refusal(url, tls):
 @pytest.fixture
 def mutual(tmp_path, files):
     """A server that answers clients with a certificate only."""
-    paths = station(tmp_path / "station", error_map=True)
-    transport.remember(paths, files)
-    try:
-        yield (
-            server.start(paths, ["mira_net"], threads=1).url,
-            Tls(files.certificate, files.client_certificate, files.client_key),
-        )
-    finally:
-        server.stop(paths, patience_s=2)
+    with serving(tmp_path / "station", tls=files, error_map=True) as (_, url):
+        yield url, Tls(files.certificate, files.client_certificate, files.client_key)
 
 
 def test_mutual_tls(mutual, tmp_path, monkeypatch, capsys, files):
@@ -85,13 +77,11 @@ def test_a_server_without_tls_is_named(tmp_path, files):
 
 
 def test_only_the_server_has_a_certificate(tmp_path, files):
-    paths = station(tmp_path / "station")
-    transport.remember(paths, Transport(certificate=files.certificate, key=files.key))
-    try:
-        url = server.start(paths, ["mira_net"], threads=1).url
-        with RestorationClient(url, tls=Tls(files.certificate)) as client:
-            assert client.restore_slices(IMAGE, "CT").version == "1"
-            with pytest.raises(ServingFailed, match="gives no expected error"):
-                client.restore_slices(IMAGE, "CT", want_error=True)
-    finally:
-        server.stop(paths, patience_s=2)
+    only = Transport(certificate=files.certificate, key=files.key)
+    with (
+        serving(tmp_path / "station", tls=only) as (_, url),
+        RestorationClient(url, tls=Tls(files.certificate)) as client,
+    ):
+        assert client.restore_slices(IMAGE, "CT").version == "1"
+        with pytest.raises(ServingFailed, match="gives no expected error"):
+            client.restore_slices(IMAGE, "CT", want_error=True)

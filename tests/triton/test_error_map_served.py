@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from components.promote import canary, config_files, server
+from components.promote import canary, config_files
 from components.promote.exported import read_release
 from mira.client import RestorationClient
 from mira.client.engines import LocalEngine
 from mira.errors import ServingFailed
 from mira.tasks import Modality
-from tests.triton.own_server import AVAILABLE, MISSING
+from tests.triton.own_server import with_server
 from tests.triton.station import IMAGE, Station
 from tests.triton.tiny_network import D, make_release, tiny_network
 
@@ -39,10 +39,9 @@ def test_canaries_hold_it_and_find_a_wrong_one(tmp_path):
 
 @pytest.mark.triton
 @pytest.mark.slow
-@pytest.mark.skipif(not AVAILABLE, reason=MISSING)
+@with_server
 def test_it_comes_and_goes_with_the_version(tmp_path):
-    station = Station(tmp_path / "station")
-    try:
+    with Station(tmp_path / "station") as station:
         station.promote(1, ("mira_net",))
         with RestorationClient(station.url) as client, pytest.raises(ServingFailed, match="gives no expected error"):
             client.restore_slices(IMAGE, "CT", want_error=True)
@@ -54,5 +53,3 @@ def test_it_comes_and_goes_with_the_version(tmp_path):
         np.testing.assert_allclose(restored.predicted_error, np.abs(restored.voxels) / 2, rtol=1e-5)
         config = config_files.parse(station.config.models / "mira_net" / config_files.CONFIG)
         assert config.output[-1].name == "predicted_error"
-    finally:
-        server.stop(station.config)

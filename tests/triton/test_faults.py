@@ -2,17 +2,10 @@
 
 import pytest
 
-from components.promote.paths import ServingPaths
 from tests.triton.faults import FAULTS, FaultStation, Row, run, table
+from tests.triton.own_server import with_server
 
-pytestmark = [
-    pytest.mark.triton,
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not (ServingPaths().environment / "bin" / "python3").exists(),
-        reason="the serving environment .venv-serve is missing; run the project's set-up first",
-    ),
-]
+pytestmark = [pytest.mark.triton, pytest.mark.slow, with_server]
 
 
 @pytest.fixture(scope="module")

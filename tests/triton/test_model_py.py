@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from components.promote.paths import ServingPaths
-from mira.client.engines import TritonEngine
+from mira.client.batches import OUTPUTS
 from tests.triton.tiny_network import D, tiny_network
 
 
@@ -47,7 +47,7 @@ def backend(tmp_path, monkeypatch):
     tiny_network(tmp_path / "1" / "model.onnx", error_map=True)
     parameters = {"engine": "onnxruntime", "precision": "f32", "threads": "1", "modalities": "CT,PET"}
     config = {"max_batch_size": 8, "parameters": {k: {"string_value": v} for k, v in parameters.items()}}
-    config["output"] = [{"name": name} for name in (*TritonEngine.OUTPUTS, "predicted_error")]
+    config["output"] = [{"name": name} for name in (*OUTPUTS, "predicted_error")]
     model = module.TritonPythonModel()
     names = {"model_config": json.dumps(config), "model_repository": str(tmp_path), "model_version": "1"}
     model.initialize(names | {"model_name": "mira_net"})

@@ -3,20 +3,16 @@
 import numpy as np
 import pytest
 
-from components.promote import canary, config_files, repository, server
+from components.promote import canary, config_files, registry, repository, status
 from components.promote.exported import read_release
-from components.promote.paths import ServingPaths
 from components.promote.step import promote
 from mira.errors import ServingFailed
 from mira.storage import hash_file, read_json, write_json
 from mira.tasks import Modality
+from tests.triton.own_server import with_server
 from tests.triton.station import Station
 from tests.triton.tiny_network import make_release, sign, tiny_network
 
-with_server = pytest.mark.skipif(
-    not (ServingPaths().environment / "bin" / "python3").exists(),
-    reason="the serving environment .venv-serve is missing; run the project's set-up first",
-)
 INT8 = ("openvino", "int8", "model.int8.onnx")
 PROFILES = [
     {"min": [1, 32, 48], "opt": [8, 256, 320], "max": [8, 512, 320]},
@@ -66,6 +62,7 @@ def test_the_chosen_file_is_staged_with_the_canaries_tolerance(tmp_path):
     folder = staged(station, with_engines(tmp_path / "release"), precision="int8")
     parameters = config_files.parse(folder / config_files.CPU_CONFIG).parameters
     assert (parameters["precision"].string_value, parameters["file"].string_value) == ("int8", "model.int8.onnx")
+    assert config_files.engine_of(config_files.parse(folder / config_files.CPU_CONFIG)) == "openvino int8"
     assert "gpu" not in parameters
     assert (folder / "1" / "model.int8.onnx").is_file()
     questions = canary.load(folder / "1" / canary.FILE)
@@ -90,6 +87,7 @@ def test_a_gpu_serves_a_graph_or_an_engine_with_the_sites_profiles(tmp_path):
     folder = staged(station, files, gpu="plan")
     config = config_files.parse(folder / config_files.CONFIG)
     assert (config.backend, config.platform) == ("tensorrt", "tensorrt_plan")
+    assert config_files.engine_of(config) == "tensorrt model.plan"
     assert config.default_model_filename == "model.plan"
     assert list(config.instance_group[0].profile) == ["0", "1"]
     assert not config.HasField("optimization")
@@ -102,20 +100,19 @@ def test_a_gpu_serves_a_graph_or_an_engine_with_the_sites_profiles(tmp_path):
 @pytest.mark.slow
 @with_server
 def test_int8_serves_after_f32_and_one_that_is_too_far_off_does_not(tmp_path):
-    station = Station(tmp_path)
-    config = station.config.model_copy(update={"engine": "openvino"})
     files = with_engines(tmp_path / "release")
-    try:
+    with Station(tmp_path) as station:
+        config = station.config.model_copy(update={"engine": "openvino"})
         promote(*files, tmp_path / "out", config)
         before = station.answer()[1]
+        assert status.read(config, registry.OFF).engines == {"mira_net": "openvino f32"}
         summary = promote(*files, tmp_path / "out", config.model_copy(update={"precision": "int8"}))
         assert summary.changed  # the same version, but another precision
         after = station.answer()[1]
         assert np.abs(after - before).max() > 1
+        assert "mira_net version 1, openvino int8" in status.describe(status.read(config, registry.OFF))
         assert not promote(*files, tmp_path / "out", config.model_copy(update={"precision": "int8"})).changed
         far = with_engines(tmp_path / "far", version=2, share=1e-3)
         with pytest.raises(ServingFailed, match="answers a CT canary wrongly"):
             promote(*far, tmp_path / "out", config.model_copy(update={"precision": "int8"}))
         assert np.array_equal(station.answer()[1], after)
-    finally:
-        server.stop(config)

@@ -18,17 +18,17 @@ import urllib.request
 
 import pytest
 
-from components.promote import audit, server
+from components.promote import audit
 from components.promote.remote import local_copy
 from mira.errors import ServingFailed
-from tests.triton.own_server import AVAILABLE, MISSING
+from tests.triton.own_server import with_server
 from tests.triton.station import Station
 
 COMMAND = os.environ.get("MIRA_TEST_MOTO") or shutil.which("moto_server")
 pytestmark = [
     pytest.mark.triton,
     pytest.mark.slow,
-    pytest.mark.skipif(not AVAILABLE, reason=MISSING),
+    with_server,
     pytest.mark.skipif(
         importlib.util.find_spec("boto3") is None or not COMMAND,
         reason='S3 needs boto3 and a server: pip install boto3 "moto[server]"',
@@ -83,9 +83,8 @@ def store(monkeypatch):
 
 @pytest.fixture
 def station(tmp_path):
-    made = Station(tmp_path / "station")
-    yield made
-    server.stop(made.config)
+    with Station(tmp_path / "station") as station:
+        yield station
 
 
 def from_s3(station, store, version):

@@ -4,15 +4,11 @@ from itertools import pairwise
 
 import pytest
 
-from components.promote.paths import ServingPaths
 from tests.triton.load import Change, Clients, Request
+from tests.triton.own_server import with_server
 from tests.triton.promotions import order, run
 
 pytestmark = [pytest.mark.triton]
-with_server = pytest.mark.skipif(
-    not (ServingPaths().environment / "bin" / "python3").exists(),
-    reason="the serving environment .venv-serve is missing; run the project's set-up first",
-)
 
 
 @pytest.mark.slow

@@ -9,30 +9,22 @@ import numpy as np
 import pytest
 
 from components.promote import audit, processes, registry, release, repository, rollback, server, status
-from components.promote.paths import ServingPaths
 from components.promote.repository import read_served
 from components.promote.step import promote
 from mira.client import RestorationClient
 from mira.errors import GateFailed, MiraError, ServingFailed
 from mira.storage import hash_file, read_json, write_json
+from tests.triton.own_server import with_server
 from tests.triton.station import IMAGE, MODELS, Station
 from tests.triton.tiny_network import describe, make_release, sign, tiny_network
 
-pytestmark = [
-    pytest.mark.triton,
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not (ServingPaths().environment / "bin" / "python3").exists(),
-        reason="the serving environment .venv-serve is missing; run the project's set-up first",
-    ),
-]
+pytestmark = [pytest.mark.triton, pytest.mark.slow, with_server]
 
 
 @pytest.fixture(scope="module")
 def station(tmp_path_factory):
-    station = Station(tmp_path_factory.mktemp("station"))
-    yield station
-    server.stop(station.config)
+    with Station(tmp_path_factory.mktemp("station")) as station:
+        yield station
 
 
 @pytest.fixture

@@ -2,30 +2,22 @@
 
 import pytest
 
-from components.promote import audit, server
-from components.promote.paths import ServingPaths
+from components.promote import audit
 from components.promote.shadow import describe, shadow
 from mira.errors import DataRejected
 from mira.storage import read_json
 from mira.tasks import Modality
 from tests.components.made_up import make_case
+from tests.triton.own_server import with_server
 from tests.triton.station import Station
 
-pytestmark = [
-    pytest.mark.triton,
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not (ServingPaths().environment / "bin" / "python3").exists(),
-        reason="the serving environment .venv-serve is missing; run the project's set-up first",
-    ),
-]
+pytestmark = [pytest.mark.triton, pytest.mark.slow, with_server]
 
 
 def test_candidate_is_compared_on_stored_cases_and_leaves_nothing_behind(tmp_path):
-    station = Station(tmp_path)
     for modality in Modality:
         make_case(tmp_path / "cases", "alpha", 1, modality)
-    try:
+    with Station(tmp_path) as station:
         station.promote(1, ("mira_net",))
         before = station.config.served.read_bytes()
         lines = len(audit.read(station.config.audit))
@@ -34,8 +26,6 @@ def test_candidate_is_compared_on_stored_cases_and_leaves_nothing_behind(tmp_pat
         assert station.answer()[0] == "1"
         with pytest.raises(DataRejected, match="no usable case"):
             shadow(files, tmp_path / "nothing", tmp_path / "shadow", station.config)
-    finally:
-        server.stop(station.config)
     assert (report.served, report.candidate) == ("1", 2)
     assert [one.candidate_error for one in report.comparisons] == ["", "", ""]
     assert {one.modality for one in report.comparisons} == {"CT", "PET", "MR"}

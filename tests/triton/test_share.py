@@ -16,20 +16,19 @@ from components.promote.supervisor import Supervisor
 from mira.client import AsyncRestorationClient, RestorationClient
 from mira.client.share import candidate_of, described
 from mira.errors import ConfigurationError, ServingFailed
-from tests.triton.own_server import AVAILABLE, MISSING
+from tests.triton.own_server import with_server
 from tests.triton.station import IMAGE, MODELS, Station
 
-pytestmark = [pytest.mark.triton, pytest.mark.slow, pytest.mark.skipif(not AVAILABLE, reason=MISSING)]
+pytestmark = [pytest.mark.triton, pytest.mark.slow, with_server]
 SERIES = [f"1.2.826.{index}" for index in range(60)]
 NAME = candidate_of(MODELS[0])
 
 
 @pytest.fixture(scope="module")
 def station(tmp_path_factory):
-    station = Station(tmp_path_factory.mktemp("station"))
-    station.promote(1)
-    yield station
-    server.stop(station.config)
+    with Station(tmp_path_factory.mktemp("station")) as station:
+        station.promote(1)
+        yield station
 
 
 @pytest.fixture

@@ -10,19 +10,13 @@ import time
 import pytest
 
 from components.promote import audit, processes, server, supervisor
-from components.promote.paths import ROOT, ServingPaths
+from components.promote.paths import ROOT
 from mira.cli import main
 from tests.triton.load import Clients
+from tests.triton.own_server import with_server
 from tests.triton.station import Station
 
-pytestmark = [
-    pytest.mark.triton,
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not (ServingPaths().environment / "bin" / "python3").exists(),
-        reason="the serving environment .venv-serve is missing; run the project's set-up first",
-    ),
-]
+pytestmark = [pytest.mark.triton, pytest.mark.slow, with_server]
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException
 
 from components.promote import release, server, status, transport
-from components.promote.paths import ServingPaths
 from components.promote.transport import Transport
 from mira.cli import main
 from mira.errors import ConfigurationError
+from tests.triton.own_server import with_server
 from tests.triton.station import Station
 
 pytestmark = pytest.mark.triton
@@ -52,13 +52,9 @@ def test_files_that_do_not_belong_together_are_refused(files, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not (ServingPaths().environment / "bin" / "python3").exists(),
-    reason="the serving environment .venv-serve is missing; run the project's set-up first",
-)
+@with_server
 def test_only_clients_with_a_certificate_are_answered(files, tmp_path):
-    station = Station(tmp_path / "station")
-    try:
+    with Station(tmp_path / "station") as station:
         station.promote(1, ("mira_net",))
         server.stop(station.config)
         where = ["--workspace", str(station.config.workspace), "--repository", str(station.config.repository)]
@@ -78,5 +74,3 @@ def test_only_clients_with_a_certificate_are_answered(files, tmp_path):
         assert transport.chosen(station.config).clients == files.clients
         assert station.promote(2, ("mira_net",)).version == 2
         assert status.read(station.config, "off").answers
-    finally:
-        server.stop(station.config)
