@@ -19,10 +19,6 @@ from mira.tasks import TASKS, Task
 FOREGROUND = {Task.CT_DENOISING: -500.0, Task.PET_SYNTHESIS: 0.2, Task.MRI_SUPER_RESOLUTION: 0.05}
 FOREGROUND_SHARE = 0.25
 DRAWS = 4
-# Share of the patches of a task that are drawn twice as large and averaged down. MR scans are interpolated by anything
-# from nothing to twice their acquired matrix: a network that has seen one ratio sharpens the others wrongly. Averaging
-# would change the noise of a CT or PET patch, and with it what its severity says.
-REDUCED_SHARE = {Task.MRI_SUPER_RESOLUTION: 0.5}
 
 
 @dataclass(frozen=True)
@@ -81,13 +77,6 @@ def pad_to(image: NDArray[np.float32], side: int) -> NDArray[np.float32]:
     """Reflect an image [H, W] at its lower and right borders up to at least side x side."""
     missing = [(0, max(0, side - size)) for size in image.shape]
     return np.pad(image, missing, mode="symmetric") if any(after for _, after in missing) else image
-
-
-def _halved(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Means of 2 x 2 pixels of an image with even sides."""
-    rows, columns = image.shape
-    halved: NDArray[np.float32] = image.reshape(rows // 2, 2, columns // 2, 2).mean(axis=(1, 3))
-    return halved
 
 
 class PatchBatches(Dataset[Batch]):
@@ -152,17 +141,7 @@ class PatchBatches(Dataset[Batch]):
 
     def _patch(self, volume: PairedVolume, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """A (degraded, reference) patch, drawn again a few times where it shows mostly air."""
-        share = REDUCED_SHARE.get(volume.task, 0.0)
-        large_enough = 2 * min(volume.reference.shape[1:]) >= 3 * self.patch_size
-        if large_enough and share and rng.random() < share:
-            noisy, clean = self._window(volume, rng, 2 * self.patch_size)
-            return _halved(noisy), _halved(clean)
-        return self._window(volume, rng, self.patch_size)
-
-    @staticmethod
-    def _window(
-        volume: PairedVolume, rng: np.random.Generator, side: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        side = self.patch_size
         threshold = FOREGROUND[volume.task] * volume.mr_scale
         for draw in range(DRAWS):
             index = int(rng.integers(len(volume.reference)))

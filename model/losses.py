@@ -9,11 +9,6 @@ from torch import Tensor
 from model.guidance import Guidance
 
 CHARBONNIER_EPSILON = 0.5
-REGION = 4
-"""Rows and columns of the regions whose mean is watched, in pixels: about 2 cm in PET, a lesion."""
-REGION_EPSILON = 0.1
-REGION_WEIGHT = (0.0, 2.0, 0.0)
-"""For each modality in the order of `Modality`: CT and MR keep their means without it, and it costs MR detail."""
 
 
 class Losses(NamedTuple):
@@ -34,25 +29,6 @@ def charbonnier(error: Tensor, epsilon: float = CHARBONNIER_EPSILON) -> Tensor:
     return (torch.sqrt(error * error + epsilon * epsilon) - epsilon).mean()
 
 
-def regional(error: Tensor, modality: Tensor) -> Tensor:
-    """Error of the mean of small regions, where a modality is read by its means.
-
-    A network that minimises the error of each pixel shrinks a hot lesion in much noise towards its surroundings. The
-    lesion's mean is known far better than its pixels, so that an error of the mean is shrunk far less.
-
-    Args:
-        error: restored minus reference [B, 1, H, W], in loss units; at least `REGION` rows and columns.
-        modality: modality indices int64 [B, 1].
-
-    Returns:
-        A scalar; 0 where no image of the batch has a weight.
-    """
-    weight = torch.tensor(REGION_WEIGHT, device=error.device)[modality[:, 0]]
-    means = F.avg_pool2d(error, REGION)
-    each = torch.sqrt(means * means + REGION_EPSILON * REGION_EPSILON) - REGION_EPSILON
-    return (weight * each.mean(dim=(1, 2, 3))).mean()
-
-
 def training_losses(
     error: Tensor, guidance: Guidance, modality: Tensor, severity: Tensor, indicator_weight: float
 ) -> Losses:
@@ -69,6 +45,5 @@ def training_losses(
     modality_loss = F.cross_entropy(guidance.modality_logits, modality[:, 0])
     degradation = guidance.degradation - severity
     # squared: an absolute error rests at the median of the few levels that a training set has
-    indicators = modality_loss + 10 * (degradation * degradation).mean()
-    total = restoration + regional(error, modality) + indicator_weight * indicators
+    total = restoration + indicator_weight * (modality_loss + 10 * (degradation * degradation).mean())
     return Losses(total, restoration, modality_loss, degradation.abs().mean())
