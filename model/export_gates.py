@@ -1,7 +1,7 @@
 """The gated blocks of an exported graph without a `Split`.
 
 A block's expansion gives value and gate as the two halves of its channels, and a runtime copies both when a graph
-splits them (13 % of OpenVINO's time on a CPU). Two convolutions with half of the weights each give the same numbers
+splits them. Two convolutions with half of the weights each give the same numbers
 without the copy. Torch is as fast either way, so it is the graph alone that is changed.
 """
 
