@@ -25,6 +25,8 @@ from mira.tasks import Task
 if TYPE_CHECKING:
     import pandas as pd
 
+    from components.evaluate.results import Indicator
+
 PROFILE = "amir"
 RIVALS = ("unet", "red-cnn-32", "restormer")
 
@@ -118,7 +120,8 @@ def _study(name: str, pairs: Path, arguments: argparse.Namespace) -> dict[str, A
     cases.to_parquet(folder / f"cases-{max(tables)}.parquet", index=False)
     found = findings.differences(final, arguments.size, PROFILE, name)
     kept = quantities.biases(cases, arguments.size)
-    text = _page(name, final, found, kept, costs, arguments, len(index.pairs))
+    told = indicators(measured)
+    text = _page(name, final, found, kept, told, costs, arguments, len(index.pairs))
     write_text(folder / "study.md", text)
     print(text)
     plots.quality_against_cost(tables, costs, PROFILE, folder / "quality-against-cost.png")
@@ -133,7 +136,7 @@ def _study(name: str, pairs: Path, arguments: argparse.Namespace) -> dict[str, A
         "quantities": quantities.as_json(kept),
         "costs": {network: asdict(cost) for network, cost in costs.items()},
         "training_seconds": trained_seconds,
-        "indicators": [item.model_dump(mode="json") for item in indicators(measured)],
+        "indicators": [item.model_dump(mode="json") for item in told],
         "data_version": index.data_version,
     }
 
@@ -143,6 +146,7 @@ def _page(
     table: "pd.DataFrame",
     found: list[findings.Difference],
     kept: list[quantities.Bias],
+    told: "list[Indicator]",
     costs: dict[str, Cost],
     arguments: argparse.Namespace,
     pairs: int,
@@ -172,6 +176,7 @@ def _page(
         + quantities.quantity_table(kept)
         + "\n"
     )
+    parts.append(f"### What the unified network says of its input\n\n{findings.indicator_table(told)}\n")
     parts.append(f"### By site and level\n\n{findings.strata_table(table, size, PROFILE)}\n")
     return "\n".join(parts)
 

@@ -38,21 +38,20 @@ class LayerNorm2d(nn.Module):
 
 
 class Modulation(nn.Module):
-    """x + sigmoid(W i) * (gamma x + beta): dense, bounded, and the identity at the start.
+    """x * (1 + scale(i)) + shift(i): dense, the identity at the start and for an instruction of zeros.
 
-    The form is that of the channel routing of AMIR (Yang et al., MICCAI 2024) and of InstructIR's condition block.
+    Feature-wise linear modulation (Perez et al., AAAI 2018). The instruction is bounded, so both are.
     """
 
     def __init__(self, channels: int, instruction_dim: int) -> None:
         super().__init__()
-        self.gate = nn.Linear(instruction_dim, channels)
-        self.gamma = nn.Parameter(torch.zeros(channels, 1, 1))
-        self.beta = nn.Parameter(torch.zeros(channels, 1, 1))
+        self.affine = nn.Linear(instruction_dim, 2 * channels, bias=False)
+        nn.init.zeros_(self.affine.weight)
 
     def forward(self, x: Tensor, instruction: Tensor) -> Tensor:
         """Modulate [B, C, H, W] by an instruction [B, D]."""
-        gate = torch.sigmoid(self.gate(instruction))[:, :, None, None]
-        return x * (1 + gate * self.gamma) + gate * self.beta
+        scale, shift = self.affine(instruction).chunk(2, dim=1)
+        return x * (1 + scale)[:, :, None, None] + shift[:, :, None, None]
 
 
 class PathwayProjection(nn.Module):

@@ -14,6 +14,8 @@ from mira.tasks import Task
 if TYPE_CHECKING:
     import pandas as pd
 
+    from components.evaluate.results import Indicator
+
 INPUT = "input"
 CONFIDENCE = 0.95
 DRAWS = 10_000
@@ -209,6 +211,24 @@ def strata_table(table: "pd.DataFrame", size: str, profile: str) -> str:
             ]
         )
     header = [*keys, "patients", "input", "single-task", "unified", "gain", "unified − single"]
+    return markdown(header, rows)
+
+
+def indicator_table(found: "Sequence[Indicator]") -> str:
+    """What the unified network says of its input, by task and split."""
+    rows = [
+        [
+            item.task.value,
+            item.split,
+            str(item.slices),
+            f"{100 * item.modality_accuracy:.1f}",
+            "" if item.severity_correlation is None else f"{item.severity_correlation:.2f}",
+            "" if item.severity_correlation_within is None else f"{item.severity_correlation_within:.2f}",
+            f"{item.severity_error:.2f}",
+        ]
+        for item in found
+    ]
+    header = ["task", "split", "slices", "modality right, %", "severity rank correlation", "within a case", "its error"]
     return markdown(header, rows)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.study.findings import INPUT, markdown
 from benchmarks.study.measuring import CLASSICAL
 from benchmarks.study.training import ALL
+from mira.degrade.interface import severity
 from mira.tasks import Task
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Bias:
         unit: its unit.
         network: the network, `input` for the degraded image itself.
         mean: mean over patients of each one's mean over cases and levels.
+        by_level: mean over patients at each level, the mildest first.
         worst: the largest by size over patients and levels, with its sign.
         worst_at: site and level of the worst.
         patients: patients measured.
@@ -63,6 +65,7 @@ class Bias:
     unit: str
     network: str
     mean: float
+    by_level: dict[str, float]
     worst: float
     worst_at: str
     patients: int
@@ -88,6 +91,7 @@ def bias(cases: "pd.DataFrame", quantity: Quantity, network: str) -> Bias | None
     by_level = part.groupby(["patient", "site", "level"])[quantity.column].mean()
     worst = by_level.index[int(by_level.abs().to_numpy().argmax())]
     means, largest = by_level.groupby("patient").mean(), by_level.abs().groupby("patient").max()
+    levels = by_level.groupby("level").mean()
     bar = quantity.bar
     return Bias(
         task=quantity.task.value,
@@ -95,6 +99,10 @@ def bias(cases: "pd.DataFrame", quantity: Quantity, network: str) -> Bias | None
         unit=quantity.unit,
         network=network,
         mean=float(means.mean()),
+        by_level={
+            f"{level:g}": float(levels[level])
+            for level in sorted(levels.index, key=lambda x: severity(quantity.task, x))
+        },
         worst=float(by_level[worst]),
         worst_at=f"{worst[1]}, {worst[2]:g}",
         patients=len(means),
@@ -128,13 +136,22 @@ def quantity_table(found: Sequence[Bias]) -> str:
                 f"{names[item.quantity]}, {item.unit}",
                 network,
                 f"{item.mean:+.2f}",
+                ", ".join(f"{value:+.1f} ({level})" for level, value in item.by_level.items()),
                 f"{item.worst:+.2f} ({item.worst_at})",
                 f"{item.patients}" if item.within is None else f"{item.within} of {item.patients}",
                 "" if item.bar is None else f"{item.bar:g}",
                 "" if item.meets is None else "met" if item.meets else "missed",
             ]
         )
-    header = ["quantity", "image", "mean bias", "worst patient (site, level)", "patients within at all levels", "bar"]
+    header = [
+        "quantity",
+        "image",
+        "mean bias",
+        "by level",
+        "worst patient (site, level)",
+        "patients within at all levels",
+        "bar",
+    ]
     return markdown([*header, "by the mean"], rows)
 
 

@@ -1,6 +1,6 @@
 """From figures per slice to strata, comparisons and the summary."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -157,10 +157,23 @@ def indicators(measured: Iterable[Measured]) -> list[Indicator]:
                 slices=len(truth),
                 modality_accuracy=float(np.mean(probability.argmax(axis=1) == right)),
                 severity_correlation=float(spearmanr(truth, estimate).statistic) if varied else None,
+                severity_correlation_within=within_cases(items),
                 severity_error=float(np.mean(np.abs(truth - estimate))),
             )
         )
     return found
+
+
+def within_cases(items: Sequence[Measured]) -> float | None:
+    """Mean over cases of the rank correlation of true severity and mean estimate over the levels of the case."""
+    from scipy.stats import spearmanr
+
+    levels: dict[str, list[tuple[float, float]]] = {}
+    for item in items:
+        if item.degradation is not None:
+            levels.setdefault(item.pair.case_id, []).append((item.pair.physics.severity, item.degradation.mean()))
+    found = [spearmanr(*zip(*pairs, strict=True)).statistic for pairs in levels.values() if len(pairs) > 1]
+    return float(np.mean(found)) if found else None
 
 
 def summarise(slices: "pd.DataFrame", profile: str) -> dict[str, dict[str, dict[str, float | None]]]:

@@ -98,6 +98,9 @@ class Indicator(Record):
         modality_accuracy: share of slices whose likeliest modality is the true one.
         severity_correlation: Spearman correlation of estimated and true severity over slices; None where all
             slices have the same severity.
+        severity_correlation_within: the same over the levels of one case, averaged over the cases that have several.
+            A patient at half the dose of one scanner may look like another at a tenth of another's: what an image
+            shows is its noise, so that only levels of the same case can be told in their order.
         severity_error: mean absolute error of the severity.
     """
 
@@ -106,6 +109,7 @@ class Indicator(Record):
     slices: int
     modality_accuracy: float
     severity_correlation: float | None
+    severity_correlation_within: float | None = None
     severity_error: float
 
 

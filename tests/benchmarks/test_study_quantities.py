@@ -34,7 +34,7 @@ def test_the_input_stands_beside_every_network():
     assert [item.network for item in found] == ["input", "classical", "tiny:ct-denoising", "tiny:unified"]
     lines = quantity_table(found).splitlines()
     assert "| input | +0.00 |" in lines[2]
-    assert "| tiny (unified) | -0.45 | -1.60 (site-b, 0.1) | 1 of 2 | 1 | met |" in lines[-1]
+    assert "| tiny (unified) | -0.45 | +0.1 (0.25), -1.1 (0.1) | -1.60 (site-b, 0.1) | 1 of 2 | 1 | met |" in lines[-1]
     keys = keys_of(found, "tiny")["ct-denoising"]
     assert keys["hu_mean_bias_worst"] == pytest.approx(-1.6)
     assert keys["input_hu_mean_bias"] == 0

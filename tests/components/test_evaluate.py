@@ -1,9 +1,11 @@
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from components.evaluate.aggregate import within_cases
 from components.evaluate.measure import blank_slices, choose_slices
 from components.evaluate.reliability import ErrorCounts
 from components.evaluate.results import read_evaluation
@@ -94,6 +96,19 @@ def test_clinical_figures_and_indicators(run):
     assert abs(rows_of(evaluation, task=Task.CT_DENOISING, network="unified")[0].clinical["hu_mean_bias"]) < 5
     assert len(evaluation.indicators) == 6
     assert all(0 <= i.modality_accuracy <= 1 and i.slices == 12 for i in evaluation.indicators)
+    assert all(-1 <= i.severity_correlation_within <= 1 for i in evaluation.indicators)
+
+
+def test_the_order_of_levels_counts_within_a_case():
+    def measured(case: str, severity: float, estimate: float) -> SimpleNamespace:
+        pair = SimpleNamespace(case_id=case, physics=SimpleNamespace(severity=severity))
+        return SimpleNamespace(pair=pair, degradation=np.array([estimate - 0.1, estimate + 0.1]))
+
+    noisy = [measured("a", 0.2, 0.6), measured("a", 0.5, 0.8)]  # in order, on another scale than the other case
+    clear = [measured("b", 0.5, 0.1), measured("b", 0.8, 0.4)]
+    assert within_cases(noisy + clear) == pytest.approx(1)
+    assert within_cases([*noisy, measured("b", 0.5, 0.4), measured("b", 0.8, 0.1)]) == pytest.approx(0)
+    assert within_cases([noisy[0], clear[0]]) is None
 
 
 def test_lineage_of_the_networks_is_kept(run):
