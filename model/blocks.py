@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.config import ModulationKind
+
 
 class LayerNorm2d(nn.Module):
     """Normalise each pixel over its channels (Ba et al., 2016)."""
@@ -54,6 +56,27 @@ class Modulation(nn.Module):
         return x * (1 + scale)[:, :, None, None] + shift[:, :, None, None]
 
 
+class GatedModulation(nn.Module):
+    """x + sigmoid(W i) * (gamma x + beta), the identity at the start: how networks were modulated before.
+
+    The form is that of the channel routing of AMIR (Yang et al., MICCAI 2024) and of InstructIR's condition block.
+    """
+
+    def __init__(self, channels: int, instruction_dim: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(instruction_dim, channels)
+        self.gamma = nn.Parameter(torch.zeros(channels, 1, 1))
+        self.beta = nn.Parameter(torch.zeros(channels, 1, 1))
+
+    def forward(self, x: Tensor, instruction: Tensor) -> Tensor:
+        """Modulate [B, C, H, W] by an instruction [B, D]."""
+        gate = torch.sigmoid(self.gate(instruction))[:, :, None, None]
+        return x * (1 + gate * self.gamma) + gate * self.beta
+
+
+MODULATIONS: dict[ModulationKind, type[nn.Module]] = {"linear": Modulation, "gated": GatedModulation}
+
+
 class PathwayProjection(nn.Module):
     """A 1x1 convolution whose weights are a soft mixture of several, chosen by the instruction.
 
@@ -89,11 +112,13 @@ class Block(nn.Module):
     Global statistics enter through the instruction alone, so that tiles and whole slices are treated alike.
     """
 
-    def __init__(self, channels: int, expansion: int, pathways: int, instruction_dim: int) -> None:
+    def __init__(
+        self, channels: int, expansion: int, pathways: int, instruction_dim: int, modulation: ModulationKind = "linear"
+    ) -> None:
         super().__init__()
         inner = channels * expansion
         self.norm = LayerNorm2d(channels)
-        self.modulation = Modulation(channels, instruction_dim)
+        self.modulation = MODULATIONS[modulation](channels, instruction_dim)
         self.expand = nn.Conv2d(channels, inner, 1)
         self.spatial = nn.Conv2d(inner, inner, 3, padding=1, groups=inner)
         self.project = PathwayProjection(inner // 2, channels, pathways, instruction_dim)

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from mira.errors import ConfigurationError
 
 Guide = Literal["image", "label", "none"]
+ModulationKind = Literal["linear", "gated"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class ModelConfig:
         instruction_dim: length D of the instruction.
         pathways: dense pathways of each block's output projection, mixed by the instruction; 1 for none.
         guide: what the instruction comes from: the `image`, or, for ablations, the declared `label` or `none`.
+        modulation: how the instruction modulates a block; `gated` is that of the weights from before `linear`, so that
+            a champion of then still serves and is measured beside its successor.
         error_map: whether a second head predicts the error of each restored pixel (`model.error_map`).
     """
 
@@ -34,6 +37,7 @@ class ModelConfig:
     instruction_dim: int = 32
     pathways: int = 1
     guide: Guide = "image"
+    modulation: ModulationKind = "linear"
     error_map: bool = False
 
     def to_dict(self) -> dict[str, Any]:
@@ -49,7 +53,7 @@ class ModelConfig:
         """
         try:
             fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-            return cls(**fields)
+            return cls(**{"modulation": "gated"} | fields)  # files from before there was another kind
         except TypeError as error:
             raise ConfigurationError(
                 f"The network's configuration cannot be read: {error}. Use its own version."

@@ -51,7 +51,8 @@ class MiraNet(GuidedNetwork):
 
         def stage(level: int, count: int) -> nn.ModuleList:
             return nn.ModuleList(
-                Block(widths[level], config.expansion, config.pathways, config.instruction_dim) for _ in range(count)
+                Block(widths[level], config.expansion, config.pathways, config.instruction_dim, config.modulation)
+                for _ in range(count)
             )
 
         self.stem = nn.Conv2d(FEATURE_MAPS, widths[0], 3, padding=1)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,7 @@ import torch
 from mira.errors import ConfigurationError
 from mira.tasks import Modality
 from model import units
-from model.blocks import Modulation, PathwayProjection
+from model.blocks import MODULATIONS, PathwayProjection
 from model.config import SIZES, ModelConfig, size_config
 from model.export import example_inputs, random_restorer
 from model.inference import graph_inputs, restore_tiled, restore_volume
@@ -53,9 +55,20 @@ def test_configuration_survives_json():
         ModelConfig.from_dict({"depth": 3})
 
 
+def test_a_network_from_before_linear_modulation_can_still_be_read():
+    before = replace(LITTLE, modulation="gated")
+    values = before.to_dict()
+    del values["modulation"]
+    assert ModelConfig.from_dict(values) == before
+    names = MiraNet(before).state_dict().keys()
+    assert any(name.endswith("modulation.gamma") for name in names)
+    assert not any(name.endswith("modulation.affine.weight") for name in names)
+
+
 def test_modulation_and_pathways_start_as_identity_and_even_mixture():
     x, instruction = torch.randn(2, 8, 5, 5), torch.randn(2, 4)
-    assert torch.equal(Modulation(8, 4)(x, instruction), x)
+    for modulation in MODULATIONS.values():
+        assert torch.equal(modulation(8, 4)(x, instruction), x)
     mixture = PathwayProjection(8, 6, 3, 4)
     mean = torch.nn.functional.conv2d(x, mixture.weight.mean(dim=0)[:, :, None, None])
     assert torch.allclose(mixture(x, instruction), mean, atol=1e-5)
