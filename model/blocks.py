@@ -53,7 +53,8 @@ class Modulation(nn.Module):
     def forward(self, x: Tensor, instruction: Tensor) -> Tensor:
         """Modulate [B, C, H, W] by an instruction [B, D]."""
         scale, shift = self.affine(instruction).chunk(2, dim=1)
-        return x * (1 + scale)[:, :, None, None] + shift[:, :, None, None]
+        modulated: Tensor = x * (1 + scale)[:, :, None, None] + shift[:, :, None, None]
+        return modulated
 
 
 class GatedModulation(nn.Module):
