@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.study import findings, plots, quantities
-from benchmarks.study.measuring import SHUFFLED, Cost, cost_of, load_network, measure_all
+from benchmarks.study.measuring import SHUFFLED, Blank, Cost, cost_of, count_blank, load_network, measure_all
 from benchmarks.study.training import ALL, Budget, plan, train_all
 from mira.pairs import read_index
 from mira.storage import write_json, write_text
@@ -121,7 +121,8 @@ def _study(name: str, pairs: Path, arguments: argparse.Namespace) -> dict[str, A
     found = findings.differences(final, arguments.size, PROFILE, name)
     kept = quantities.biases(cases, arguments.size)
     told = indicators(measured)
-    text = _page(name, final, found, kept, told, costs, arguments, len(index.pairs))
+    blank = count_blank(pairs)
+    text = _page(name, final, found, kept, told, costs, arguments, len(index.pairs), blank)
     write_text(folder / "study.md", text)
     print(text)
     plots.quality_against_cost(tables, costs, PROFILE, folder / "quality-against-cost.png")
@@ -137,6 +138,7 @@ def _study(name: str, pairs: Path, arguments: argparse.Namespace) -> dict[str, A
         "costs": {network: asdict(cost) for network, cost in costs.items()},
         "training_seconds": trained_seconds,
         "indicators": [item.model_dump(mode="json") for item in told],
+        "blank": asdict(blank),
         "data_version": index.data_version,
     }
 
@@ -150,12 +152,14 @@ def _page(
     costs: dict[str, Cost],
     arguments: argparse.Namespace,
     pairs: int,
+    blank: Blank,
 ) -> str:
     """The study's tables."""
     size = arguments.size
     parts = [
         f"## {name}: {max(arguments.steps)} steps per task, {pairs} pairs\n",
         f"Profile {PROFILE}; slices of test and local patients; simulated degradation. RMSE in HU, SUV and MR a.u.\n",
+        findings.blank_line(blank),
     ]
     names = [task.value for task in Task]
     parts += [f"### {task}\n\n{findings.network_table(table, costs, PROFILE, task)}\n" for task in names]

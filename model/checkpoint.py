@@ -1,10 +1,13 @@
 """Checkpoint folders: `model.safetensors` with the weights and `config.json` with what they are."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from mira.errors import DataRejected
+from torch import Tensor
+
+from mira.errors import ConfigurationError, DataRejected
 from mira.storage import read_json, write_json
 from mira.tasks import Task
 from model.config import ModelConfig
@@ -12,6 +15,8 @@ from model.network import GuidedNetwork, MiraNet
 from model.restorer import Restorer
 
 UNIFIED = "unified"
+ERROR_HEAD = "error_head."  # how the names of its weights begin
+CALIBRATION = "error_head.scale"
 
 
 @dataclass(frozen=True)
@@ -68,20 +73,69 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         raise DataRejected(f"{folder}/config.json cannot be read: {error}. Train again with this version.") from error
 
 
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights of a checkpoint folder by name, on the CPU.
+
+    Raises:
+        DataRejected: when the file cannot be read.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        weights: dict[str, Tensor] = load_file(folder / "model.safetensors")
+    except SafetensorError as error:
+        raise DataRejected(f"{folder}/model.safetensors cannot be read ({error}). Get it again.") from error
+    return weights
+
+
+def begin_from(network: MiraNet, weights: Mapping[str, Tensor]) -> Literal["taken", "fresh", "dropped", "none"]:
+    """Give a new network the weights of a trained one of the same shape; the error head may be in either alone.
+
+    The error head's calibration is not taken: it was that of the trained network, and is found anew after training.
+
+    Args:
+        network: the new network.
+        weights: of the trained one.
+
+    Returns:
+        What became of the error head: `taken` over, `fresh` where the trained network has none, `dropped` where the
+        new one has none, `none` where neither has.
+
+    Raises:
+        ConfigurationError: when the weights are those of another network.
+    """
+    own = network.state_dict()
+    if odd := sorted(name for name in own.keys() ^ weights.keys() if not name.startswith(ERROR_HEAD)):
+        raise ConfigurationError(
+            f"The weights to start from are those of another network: {len(odd)} names differ, e.g. {odd[0]}. Start "
+            "from weights that this version trained, or from scratch (start_from: '')."
+        )
+    taken = {name: value for name, value in weights.items() if name in own and name != CALIBRATION}
+    try:
+        network.load_state_dict(taken, strict=False)
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"The weights to start from have other shapes: {str(error).splitlines()[-1].strip()} Start from weights "
+            "of this shape, or from scratch (start_from: '')."
+        ) from error
+    there = any(name.startswith(ERROR_HEAD) for name in weights)
+    if network.error_head is None:
+        return "dropped" if there else "none"
+    return "taken" if there else "fresh"
+
+
 def load_network(folder: Path) -> tuple[MiraNet, Checkpoint]:
     """The network of a checkpoint folder on the CPU, in evaluation mode.
 
     Raises:
         DataRejected: when the folder is not a complete checkpoint or the weights do not fit its configuration.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     checkpoint = read_checkpoint(folder)
     network = MiraNet(checkpoint.model)
     try:
-        network.load_state_dict(load_file(folder / "model.safetensors"))
-    except (SafetensorError, RuntimeError) as error:
+        network.load_state_dict(read_weights(folder))
+    except RuntimeError as error:
         raise DataRejected(f"{folder}: the weights do not fit config.json ({error}). Train again.") from error
     return network.eval(), checkpoint
 

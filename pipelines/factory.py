@@ -29,7 +29,8 @@ ROOT = Path(__file__).resolve().parent.parent
 POLICY = json.dumps(yaml.safe_load((ROOT / "pipelines" / "policy.yaml").read_text(encoding="utf-8")))
 PARAMETERS: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 TRAIN = PARAMETERS["train"]
-SHARED = ("size", "steps_per_task", "learning_rate", "seed")  # parameters of train that have a field of their own
+# parameters of train that have a field of their own
+SHARED = ("size", "steps_per_task", "learning_rate", "seed", "start_from")
 TRAIN_REST = {key: value for key, value in TRAIN.items() if key not in SHARED}
 PAIR_REST = {key: value for key, value in PARAMETERS["pair"].items() if key != "seed"}
 
@@ -58,6 +59,8 @@ def factory(
     steps_per_task: int = TRAIN["steps_per_task"],
     learning_rate: float = TRAIN["learning_rate"],
     seed: int = TRAIN["seed"],
+    start_from: str = TRAIN["start_from"],
+    start_sha256: str = "",
     policy: str = POLICY,
     ingest_config: dict = PARAMETERS["ingest"],
     validate_config: dict = PARAMETERS["validate"],
@@ -81,6 +84,9 @@ def factory(
         steps_per_task: Optimiser steps for each task; the unified network takes this many for every task it learns.
         learning_rate: Peak learning rate of AdamW.
         seed: Seed of splits, simulated noise, weights and patch order.
+        start_from: Weights to begin from: empty for none, `released` for those that come with the project, a checkpoint
+            folder on the workspace's volume, or a checkpoint in MLflow (models:/mira_net/3, models:/mira_net@champion).
+        start_sha256: SHA-256 of those weights; when given, others are refused. Caching sees this and not the file.
         policy: The gate policy (YAML): rules a candidate must pass, with threshold, unit and source.
         ingest_config: Other parameters of ingest, as JSON.
         validate_config: Other parameters of validate, as JSON, such as the minimum numbers of sites.
@@ -123,6 +129,8 @@ def factory(
                 steps_per_task=steps_per_task,
                 learning_rate=learning_rate,
                 seed=seed,
+                start_from=start_from,
+                start_sha256=start_sha256,
                 tracking_uri=tracking_uri,
                 workspace=workspace,
                 config=train_config,

@@ -78,6 +78,7 @@ def run_factory(
 ) -> str:
     """Run the compiled pipeline in a workspace and return its verdict."""
     from components.tracking import prepare
+    from components.train.start import pinned
     from pipelines.fingerprint import code_version, data_fingerprint
     from pipelines.history import accept, known_before
 
@@ -85,6 +86,8 @@ def run_factory(
     prepare(tracking_uri)
     # the local runner trains two networks at a time: each gets its half of the cores, or they hinder each other
     train = {**parameters["train"], "threads": parameters["train"].get("threads") or max(1, (os.cpu_count() or 1) // 2)}
+    begin_from, known = train.pop("start_from", ""), train.pop("start_sha256", "")
+    start = pinned(begin_from, train["size"], tracking_uri, known)
     fingerprint = data_fingerprint(sites_file)
     baseline, previous = known_before(workspace, fingerprint)
     if baseline:
@@ -96,6 +99,7 @@ def run_factory(
         "repository": str(repository),
         "tracking_uri": tracking_uri,
         **{key: train[key] for key in SINGLE},
+        **start,
         "policy": policy,
         "train_config": {key: value for key, value in train.items() if key not in SINGLE},
         "pair_config": {key: value for key, value in parameters["pair"].items() if key != "seed"},

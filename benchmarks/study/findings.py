@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.study.measuring import CLASSICAL, SHUFFLED, Cost
+from benchmarks.study.measuring import CLASSICAL, SHUFFLED, Blank, Cost
 from benchmarks.study.training import ALL
 from mira.quality.statistics import PairedDifference, paired_bootstrap
 from mira.tasks import Task
@@ -131,6 +131,16 @@ def keys_of(found: Sequence[Difference], costs: Mapping[str, Cost], size: str) -
             "patients": same.patients if same else 0,
         }
     return result
+
+
+def blank_line(blank: Blank) -> str:
+    """What the page says of slices that were left out."""
+    if not blank.slices:
+        return "No slice was left out as blank.\n"
+    return (
+        f"Left out as blank, since they show nothing of the patient: {blank.slices} slices in {blank.volumes} volumes "
+        "of test and local patients.\n"
+    )
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -169,6 +169,29 @@ def instruction_bank(pairs: Path, restorer: "Restorer", most: int) -> dict[Modal
     return bank
 
 
+@dataclass(frozen=True)
+class Blank:
+    """Slices that show nothing of the patient and are left out, see `components.evaluate.measure.blank_slices`.
+
+    Attributes:
+        volumes: references of test and local patients that have any.
+        slices: blank slices of these, each volume counted once, whatever its number of levels.
+    """
+
+    volumes: int
+    slices: int
+
+
+def count_blank(pairs: Path) -> Blank:
+    """Count the blank slices of the test and local references of a pair store."""
+    from components.evaluate.measure import blank_slices
+    from mira.volume import read_nifti
+
+    references = {record.reference: record.modality for record in read_index(pairs).select("test", "local")}
+    counts = [int(blank_slices(read_nifti(pairs / path).voxels, kind).sum()) for path, kind in references.items()]
+    return Blank(sum(count > 0 for count in counts), sum(counts))
+
+
 def measure_all(pairs: Path, trained: Sequence[Finished], most: int, seed: int) -> "list[Measured]":
     """Every network on every test and local pair of its tasks, beside the input and the classical method.
 

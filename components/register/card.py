@@ -6,7 +6,7 @@ from components.evaluate.page import totals
 from components.evaluate.pictures import label
 from components.evaluate.results import UNIFIED, Evaluation
 from components.gate.step import describe_stratum
-from components.register.lineage import Lineage
+from components.register.lineage import Lineage, TrainedNetwork
 from mira.pairs import PairIndex
 from mira.tasks import TASKS, Task
 
@@ -42,6 +42,7 @@ def model_card(lineage: Lineage, evaluation: Evaluation, decision: dict[str, Any
         "",
         *_data_table(index),
         "",
+        *_start_lines(lineage),
         "## Measures",
         "",
         f"PSNR in dB, profile `{evaluation.profile}`: {evaluation.profiles[evaluation.profile]} "
@@ -74,7 +75,7 @@ def model_card(lineage: Lineage, evaluation: Evaluation, decision: dict[str, Any
         f"| evaluation | `{lineage.evaluation_sha256}` |",
         f"| decision | `{lineage.decision_sha256}` |",
         *(
-            f"| {name} | weights `{n.weights_sha256}`, run `{n.run_id}` |"
+            f"| {name} | weights `{n.weights_sha256}`, run `{n.run_id}`{_began(n)} |"
             for name, n in sorted(lineage.networks.items())
         ),
     ]
@@ -97,6 +98,28 @@ def _data_table(index: PairIndex) -> list[str]:
         ]
         lines.append(f"| {site} | {task} | {scanners} | {' | '.join(map(str, counts))} |")
     return [*lines, "", "Counts are patients."]
+
+
+def _start_lines(lineage: Lineage) -> list[str]:
+    """What the weights that a training began from had learnt already, and what that does to the measures."""
+    started = {n.started_from.sha256: n.started_from for n in lineage.networks.values() if n.started_from is not None}
+    lines: list[str] = []
+    for start in started.values():
+        names = [name for name, n in sorted(lineage.networks.items()) if n.started_from == start]
+        known = f"trained on {', '.join(start.datasets)}" if start.datasets else "whose data no card names"
+        lines += [
+            f"Started from {start.label} (network `{start.network}`, weights `{start.sha256}`), {known}: "
+            f"{', '.join(names)}. Steps and patches of this version are those after it. A single-task network that "
+            "starts from a unified one has seen the other tasks, too. Whether patients of the table were among the "
+            "data of the start cannot be checked by pseudonym; where they were, figures on them are too good.",
+            "",
+        ]
+    return lines
+
+
+def _began(network: TrainedNetwork) -> str:
+    start = network.started_from
+    return "" if start is None else f", started from {start.label} `{start.sha256}`"
 
 
 def _measures_table(evaluation: Evaluation) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from components.evaluate.results import UNIFIED, read_evaluation
+from components.train.start import StartedFrom
 from mira.cases import Record
 from mira.errors import DataRejected, GateFailed
 from mira.pairs import read_index
@@ -14,10 +15,11 @@ from mira.storage import hash_file, read_json
 
 
 class TrainedNetwork(Record):
-    """One network of a version."""
+    """One network of a version; `started_from` is None where it was trained from scratch."""
 
     weights_sha256: str
     run_id: str
+    started_from: StartedFrom | None = None
 
 
 class Lineage(Record):
@@ -123,5 +125,7 @@ def _trained(folder: Path, data_version: str) -> tuple[str, TrainedNetwork, dict
             f"{folder} was trained on data version {training.get('data_version')}, but the pairs are {data_version}. "
             "Train it again."
         )
-    config = read_json(folder / "config.json")
-    return str(config["network"]), TrainedNetwork(weights_sha256=weights, run_id=training["run_id"]), config
+    config, begun = read_json(folder / "config.json"), training.get("started_from")
+    started = None if begun is None else StartedFrom(**begun)
+    trained = TrainedNetwork(weights_sha256=weights, run_id=training["run_id"], started_from=started)
+    return str(config["network"]), trained, config

@@ -152,6 +152,8 @@ def _version(
         "metric_profile": measured.profile,
     }
     tags |= {f"run.{name}": network.run_id for name, network in lineage.networks.items()}
+    if (start := lineage.networks[UNIFIED].started_from) is not None:
+        tags |= {"started_from": start.label, "started_from_sha256": start.sha256}
     for task, splits in measured.summary.items():
         for split, figures in splits.items():
             if figures.get("gain_db") is not None:

@@ -11,6 +11,7 @@ from components.evaluate.results import read_evaluation
 from components.gate.step import describe_stratum
 from components.report.page import curve, embed, number
 from mira.cases import iterate_cases
+from mira.degrade.mr import HEADER_DISAGREES, warnings_of
 from mira.pairs import PairIndex, read_index
 from mira.storage import read_json
 from mira.tasks import TASKS, Task
@@ -20,6 +21,10 @@ RESTORED = (
     *("site", "modality", "task", "slices", "seconds", "model", "degradation", "simulated", "profile"),
     *("input_psnr_db", "restored_psnr_db", "gain_db", "input_ssim", "restored_ssim", "warnings"),
 )
+WARNINGS = {
+    HEADER_DISAGREES: "the header's acquisition matrix disagrees with the k-space that the reference fills; levels "
+    "count from what was measured"
+}
 TRAINED = ("parameters", "steps", "patches_per_task", "seconds")
 LINEAGE = ("code_version", "config_sha256", "lineage_sha256")
 
@@ -89,7 +94,7 @@ def _index(parts: Parts) -> PairIndex | None:
 
 
 def degradation(parts: Parts) -> dict[str, Any] | None:
-    """Per task: simulator, levels and patients of each split."""
+    """Per task: simulator, levels and patients of each split; and what was odd about cases."""
     index = _index(parts)
     if index is None:
         return None
@@ -111,7 +116,16 @@ def degradation(parts: Parts) -> dict[str, Any] | None:
             }
         )
     missing = [label(task) for task in Task if not any(pair.task is task for pair in index.pairs)]
-    return {"rows": rows, "missing": missing, "data_version": index.data_version}
+    return {"rows": rows, "missing": missing, "warnings": _physics_warnings(index), "data_version": index.data_version}
+
+
+def _physics_warnings(index: PairIndex) -> list[dict[str, Any]]:
+    """What was odd about cases' physics but could be handled: the code, its words, and the cases that have it."""
+    cases: dict[str, set[str]] = defaultdict(set)
+    for pair in index.pairs:
+        for code in warnings_of(pair.physics):
+            cases[code].add(pair.case_id)
+    return [{"code": code, "says": WARNINGS.get(code, ""), "cases": sorted(own)} for code, own in sorted(cases.items())]
 
 
 def training(parts: Parts) -> dict[str, Any] | None:
@@ -131,6 +145,7 @@ def training(parts: Parts) -> dict[str, Any] | None:
                 "size": config.get("size", ""),
                 "run_id": facts.get("run_id", ""),
                 "weights": str(facts.get("weights_sha256", ""))[:12],
+                "start": _start(facts.get("started_from")),
                 "facts": {key: facts.get(key) for key in TRAINED},
             }
         )
@@ -148,7 +163,12 @@ def training(parts: Parts) -> dict[str, Any] | None:
         for task in Task
         if task in gains
     ]
-    return {"networks": networks, "charts": charts}
+    return {"networks": networks, "charts": charts, "started": any(network["start"] for network in networks)}
+
+
+def _start(started: dict[str, Any] | None) -> str:
+    """Name, version and hash of the weights that a network began from; empty from scratch."""
+    return "" if started is None else f"{started['name']} {started['version']} ({started['sha256'][:12]})"
 
 
 def _history(path: Path) -> dict[str, list[tuple[float, float]]]:

@@ -15,6 +15,8 @@ def train(
     steps_per_task: int,
     learning_rate: float,
     seed: int,
+    start_from: str,
+    start_sha256: str,
     tracking_uri: str,
     workspace: str,
     config: dict,
@@ -30,6 +32,8 @@ def train(
         steps_per_task: optimiser steps for each task; the unified network takes this many times its tasks.
         learning_rate: peak learning rate of AdamW.
         seed: seed of weights, patches and order.
+        start_from: weights to begin from: empty for none, `released`, a checkpoint folder, or an address in MLflow.
+        start_sha256: SHA-256 of those weights, part of the cache's key; empty for any.
         tracking_uri: MLflow tracking server or database.
         workspace: folder on a shared volume where unfinished trainings keep their checkpoints.
         config: other parameters of the step (TrainConfig).
@@ -54,6 +58,8 @@ def train(
             steps_per_task=steps_per_task,
             learning_rate=learning_rate,
             seed=seed,
+            start_from=start_from,
+            start_sha256=start_sha256,
             tracking_uri=tracking_uri,
             work_dir=str(Path(workspace) / "training") if workspace else "",
         )

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,12 +21,14 @@ from components.tracking import Run
 from components.train.environment import code_version, machine, packages
 from components.train.pairs import check_leaks, load, tasks_of
 from components.train.pictures import draw_samples
+from components.train.start import Start, StartedFrom, find_start
 from mira.cases import Record
 from mira.pairs import read_index
 from mira.storage import atomic_folder, hash_file, read_json, write_json, write_text
 from mira.tasks import Task
 
 if TYPE_CHECKING:
+    from model.config import ModelConfig
     from model.training import Settings, Trained
     from model.validation import Sample
 
@@ -34,6 +37,15 @@ class TrainConfig(Record):
     """Parameters of the train step."""
 
     size: Literal["tiny", "small", "base"] = Field("tiny", description="size of the network; tiny is for a CPU")
+    start_from: str = Field(
+        "",
+        description="weights that the training begins from: empty for none, `released` for those that come with the "
+        "project, a checkpoint folder, or a checkpoint in MLflow (models:/mira_net/3, models:/mira_net@champion, "
+        "runs:/RUN/checkpoint); all networks may begin from one and the same",
+    )
+    start_sha256: str = Field(
+        "", description="SHA-256 that the weights of start_from must have; empty for any; `mira run` fills it in"
+    )
     steps_per_task: int = Field(
         1000,
         ge=1,
@@ -92,6 +104,7 @@ class TrainSummary(Record):
         seconds: duration of this process' part.
         images_per_second: patches per second of this process' part.
         gain_db: PSNR gain over the degraded input per task on the validation slices.
+        started_from: name and version of the weights that it began from; empty where it began from scratch.
     """
 
     network: str
@@ -103,6 +116,7 @@ class TrainSummary(Record):
     seconds: float
     images_per_second: float
     gain_db: dict[str, float]
+    started_from: str = ""
 
 
 def train(pairs: Path, network: str, out: Path, config: TrainConfig) -> TrainSummary:
@@ -110,7 +124,8 @@ def train(pairs: Path, network: str, out: Path, config: TrainConfig) -> TrainSum
 
     Equal budgets: a single-task network takes `steps_per_task` optimiser steps, the unified network as many for each
     of its tasks, with batches of the same size in which tasks take turns. Every task is seen by the same number of
-    patches in both.
+    patches in both. With `start_from` these are the steps of this training alone: what the weights learnt before does
+    not count, and a single-task network that begins from a unified one has seen the other tasks.
 
     Started by torchrun (`torchrun --nproc-per-node 2 -m components.train ...`) or by a Kubeflow TrainJob, the processes
     share each batch; the first one writes.
@@ -123,7 +138,8 @@ def train(pairs: Path, network: str, out: Path, config: TrainConfig) -> TrainSum
 
     Raises:
         DataRejected: when there is nothing to train on, or a split leaks.
-        ConfigurationError: for an unknown network, or a device that is not here.
+        ConfigurationError: for an unknown network, a device that is not here, or weights to start from that are not
+            there or do not fit.
         RetryableError: when MLflow is away.
     """
     index = read_index(pairs)
@@ -134,20 +150,27 @@ def train(pairs: Path, network: str, out: Path, config: TrainConfig) -> TrainSum
     from model.training import fit
     from model.validation import choose_samples
 
+    start = find_start(config.start_from, config.size, config.tracking_uri, config.start_sha256)
+    begin = None if start is None else partial(start.network, _shape(config))
+    if start is not None:
+        start.check(_shape(config))  # before minutes of reading pairs
     steps = config.steps_per_task * len(tasks)
     volumes = load(pairs, [pair for task in tasks for pair in index.select("train", task=task)])
     held_out = load(pairs, [pair for task in tasks for pair in index.select("validation", task=task)])
     samples = choose_samples(held_out, config.validation_slices)
     unseen = choose_samples(held_out, config.calibration_slices)
     settings = _settings(config, steps)
-    work = _work_folder(config, out, network, settings, index.data_version)
+    work = _work_folder(config, out, network, settings, index.data_version, start)
     if Ranks.from_environment().rank > 0:  # one of several processes: the first one tells and writes
         with threads_of_torch(config.threads):
-            trained = fit(volumes, [], settings, work)
-        return _summary(network, "", index.data_version, tasks, _figures(trained, config, network, len(tasks)))
-    with threads_of_torch(config.threads), _run(config, network, tasks, index.data_version, work) as run:
-        trained = fit(volumes, samples, settings, work, what=f"train {network}", sink=_batched(run), say=announce)
-        figures = _figures(trained, config, network, len(tasks))
+            trained = fit(volumes, [], settings, work, network=begin)
+        figures = _figures(trained, config, network, len(tasks), start)
+        return _summary(network, "", index.data_version, tasks, figures)
+    with threads_of_torch(config.threads), _run(config, network, tasks, index.data_version, work, start) as run:
+        begin = begin and partial(begin, say=lambda line: announce(f"train {network}: {line}"))
+        what = f"train {network}"
+        trained = fit(volumes, samples, settings, work, what, sink=_batched(run), say=announce, network=begin)
+        figures = _figures(trained, config, network, len(tasks), start)
         figures["error_scale"] = {str(kind): scale for kind, scale in calibrate(trained.network, unseen).items()}
         with atomic_folder(out) as new:
             _write(new, trained, config, network, tasks, index.data_version, figures | {"run_id": run.run_id})
@@ -171,7 +194,14 @@ def _summary(
         seconds=figures["seconds"],
         images_per_second=figures["images_per_second"],
         gain_db={task.value: figures[f"gain_db_{task}"] for task in tasks if f"gain_db_{task}" in figures},
+        started_from=StartedFrom(**figures["started_from"]).label if figures["started_from"] else "",
     )
+
+
+def _shape(config: TrainConfig) -> "ModelConfig":
+    from model.config import size_config
+
+    return replace(size_config(config.size), error_map=config.error_map)
 
 
 def _settings(config: TrainConfig, steps: int) -> "Settings":
@@ -181,10 +211,13 @@ def _settings(config: TrainConfig, steps: int) -> "Settings":
     return Settings(total_steps=steps, **{name: getattr(config, name) for name in shared})
 
 
-def _work_folder(config: TrainConfig, out: Path, network: str, settings: "Settings", data_version: str) -> Path:
+def _work_folder(
+    config: TrainConfig, out: Path, network: str, settings: "Settings", data_version: str, start: Start | None
+) -> Path:
     """Folder of the resume point; its name holds all that decides the weights, so that nothing else is resumed."""
     decisive = {key: value for key, value in asdict(settings).items() if key not in NEUTRAL}
-    facts = json.dumps([mira.__version__, network, data_version, decisive], sort_keys=True)
+    begun = [] if start is None else [start.origin.sha256]
+    facts = json.dumps([mira.__version__, network, data_version, decisive, *begun], sort_keys=True)
     root = Path(config.work_dir) if config.work_dir else out.parent / f".{out.name}.unfinished"
     folder = root / f"{network}-{hashlib.sha256(facts.encode()).hexdigest()[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -205,21 +238,26 @@ def threads_of_torch(count: int) -> Iterator[None]:
 
 
 @contextmanager
-def _run(config: TrainConfig, network: str, tasks: tuple[Task, ...], data_version: str, work: Path) -> Iterator[Run]:
+def _run(
+    config: TrainConfig, network: str, tasks: tuple[Task, ...], data_version: str, work: Path, start: Start | None
+) -> Iterator[Run]:
     """The MLflow run: the one of MLFLOW_RUN_ID, that of the interrupted training, or a new one."""
     note = work / "run.json"
     known = os.environ.get("MLFLOW_RUN_ID", "") or (read_json(note)["run_id"] if note.is_file() else "")
+    begun = {} if start is None else {"started_from_sha256": start.origin.sha256}  # wherever the weights lay
     tags = {
         "network": network,
         "tasks": ",".join(tasks),
         "data_version": data_version,
         "code_version": code_version(),
         "mlflow.source.name": "components.train",
+        "started_from": "scratch" if start is None else start.origin.label,
+        **begun,
     }
     run = Run(config.tracking_uri, config.experiment, config.run_name or f"{network}-{config.size}", tags, known)
     write_json(note, {"run_id": run.run_id})
-    hidden = {"tracking_uri", "work_dir", "experiment", "run_name"}
-    run.parameters({"network": network, **config.model_dump(exclude=hidden), **machine()})
+    hidden = {"tracking_uri", "work_dir", "experiment", "run_name", "start_from", "start_sha256"}
+    run.parameters({"network": network, **config.model_dump(exclude=hidden), **begun, **machine()})
     try:
         yield run
     except BaseException as error:
@@ -239,7 +277,7 @@ def _batched(run: Run) -> "Callable[[int, dict[str, float]], None]":
     return sink
 
 
-def _figures(trained: "Trained", config: TrainConfig, network: str, tasks: int) -> dict[str, Any]:
+def _figures(trained: "Trained", config: TrainConfig, network: str, tasks: int, start: Start | None) -> dict[str, Any]:
     """Figures of the training that stand in training.json."""
     kept = [row for row in trained.rows if row["step"] <= trained.kept_step]
     last = next((row for row in reversed(kept) if any(name.startswith("psnr/") for name in row)), {})
@@ -255,6 +293,7 @@ def _figures(trained: "Trained", config: TrainConfig, network: str, tasks: int) 
         "images_per_second": round(trained.images_per_second, 2),
         "resumed_at_step": trained.resumed_at,
         "device": trained.device,
+        "started_from": None if start is None else start.origin.model_dump(),
     }
     figures |= {name: losses[name] for name in ("loss", "restoration", "modality", "degradation") if name in losses}
     return figures | {name.replace("/", "_"): value for name, value in last.items() if name != "step"}
@@ -271,10 +310,8 @@ def _write(
 ) -> None:
     """Write the checkpoint folder."""
     from model.checkpoint import Checkpoint, save_checkpoint
-    from model.config import size_config
 
-    shape = replace(size_config(config.size), error_map=config.error_map)
-    checkpoint = Checkpoint(network, config.size, tasks, shape, mira.__version__, data_version)
+    checkpoint = Checkpoint(network, config.size, tasks, _shape(config), mira.__version__, data_version)
     save_checkpoint(folder, trained.network, checkpoint)
     facts = {"data_version": data_version, "code_version": code_version()}
     weights = {"weights_sha256": hash_file(folder / "model.safetensors")}

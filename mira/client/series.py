@@ -78,7 +78,7 @@ def restore_series(
     """Restore one DICOM series into a derived series.
 
     Args:
-        restorer: `RestorationClient` or `LocalRestorer`.
+        restorer: `RestorationClient`, `LocalRestorer`, or a `Restorer` with any other engine.
         source: a folder, file, DICOMDIR or zip that holds one usable series, or a series that was read already.
         out: folder of the derived series, which must not exist yet.
         progress: whether to show progress bars on a terminal.
@@ -153,7 +153,7 @@ def restore_nifti(
     The header's `descrip` of the new file says by what it was restored.
 
     Args:
-        restorer: `RestorationClient` or `LocalRestorer`.
+        restorer: `RestorationClient`, `LocalRestorer`, or a `Restorer` with any other engine.
         path: a NIfTI file of a 3-D volume.
         out: the file to write, ending in .nii or .nii.gz.
         modality: what it shows; NIfTI does not say.

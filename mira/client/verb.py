@@ -10,6 +10,7 @@ from mira.client.arrays import LocalRestorer, RestorationClient, Restorer
 from mira.client.send import check_where, send
 from mira.client.series import Delivered, restore_all, restore_nifti
 from mira.client.tls import VARIABLES, Tls
+from mira.client.weights import weights_engine
 from mira.errors import ConfigurationError
 from mira.tasks import Modality
 
@@ -17,6 +18,7 @@ DEFAULT_SERVER = "localhost:8001"
 EXAMPLE = """examples:
   mira restore /data/study --out /data/restored --server localhost:8001
   mira restore scan.nii.gz --modality CT --out /data/restored --model model.onnx
+  mira restore /data/study --out /data/restored --weights released
   mira restore /data/study --out /data/restored --send ARCHIVE@pacs.example.org:11112
 """
 EXAMPLE_SEND = """examples:
@@ -42,6 +44,11 @@ def add_restore(subparsers: Any) -> None:
     where.add_argument("--server", metavar="HOST:PORT", help=f"Triton's gRPC address (default {DEFAULT_SERVER})")
     where.add_argument(
         "--model", type=Path, metavar="FILE", help="model.onnx: restore in this process, without a server"
+    )
+    where.add_argument(
+        "--weights",
+        metavar="WHICH",
+        help="`released` (the weights that come with the project) or a checkpoint folder: the same by torch",
     )
     tls = parser.add_argument_group("TLS", f"PEM files; also by {', '.join(VARIABLES.values())} in the environment")
     tls.add_argument("--tls-ca", type=Path, metavar="FILE", help="who signs the server's certificate")
@@ -123,6 +130,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _restorer(arguments: argparse.Namespace) -> Restorer:
     if arguments.model is not None:
         return LocalRestorer(arguments.model)
+    if arguments.weights is not None:
+        return Restorer(weights_engine(arguments.weights), in_flight=1)
     given = Tls(arguments.tls_ca, arguments.tls_certificate, arguments.tls_key)
     tls = given.over(Tls.from_environment())
     return RestorationClient(arguments.server or DEFAULT_SERVER, arguments.network, tls=tls)

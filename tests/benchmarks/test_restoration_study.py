@@ -5,10 +5,21 @@ import pandas as pd
 import pytest
 
 from benchmarks.study import findings, plots
-from benchmarks.study.measuring import CLASSICAL, SHUFFLED, Cost, classical, cost_of, load_network, measure_all
+from benchmarks.study.measuring import (
+    CLASSICAL,
+    SHUFFLED,
+    Blank,
+    Cost,
+    classical,
+    cost_of,
+    count_blank,
+    load_network,
+    measure_all,
+)
 from benchmarks.study.training import Budget, Training, train_all
 from components.evaluate.aggregate import slice_table
 from mira.tasks import Task
+from mira.volume import Volume, read_nifti, write_nifti
 from tests.components.made_up import make_pairs
 
 NETWORKS = {"input": 0.0, "tiny:unified": 2.0, "tiny-unguided:unified": 1.5, "tiny-label:unified": 1.9, SHUFFLED: -1.0}
@@ -59,6 +70,20 @@ def test_keys_and_tables():
     differences = findings.difference_table(found, [("tiny:unified", "tiny:TASK")])
     assert differences.count("n=4") == 3
     assert findings.strata_table(table, "tiny", "amir").count("\n") == 1 + 3 * 4 * 2
+
+
+def test_blank_slices_are_counted_once_a_volume_and_told(tmp_path):
+    index = make_pairs(tmp_path, 1, (("alpha", "train"), ("beta", "test"), ("gamma", "local")))
+    assert count_blank(tmp_path) == Blank(volumes=0, slices=0)
+    assert "No slice" in findings.blank_line(count_blank(tmp_path))
+    for site in ("alpha", "gamma"):  # what was trained on does not count
+        pair = next(p for p in index.pairs if p.site == site and p.task is Task.CT_DENOISING)
+        volume = read_nifti(tmp_path / pair.reference)
+        voxels = np.array(volume.voxels)
+        voxels[[0, -1]] = -1000
+        write_nifti(tmp_path / pair.reference, Volume(voxels, volume.affine))
+    assert count_blank(tmp_path) == Blank(volumes=1, slices=2)
+    assert "2 slices in 1 volumes" in findings.blank_line(count_blank(tmp_path))
 
 
 def test_plots_are_drawn(tmp_path):

@@ -76,6 +76,29 @@ def test_the_model_card_says_what_it_is_for_and_shows_the_input_beside_every_fig
     assert "| gain-local | pass | 2 dB | > 0 dB |" in card
 
 
+def test_what_a_network_began_from_is_part_of_the_lineage(candidate, tracking):
+    start = {"name": "made_up_tiny", "version": "2", "sha256": "f" * 64, "network": "unified", "datasets": ["Phantoms"]}
+    for name in ("unified", "ct-denoising"):
+        path = candidate.root / name / "training.json"
+        write_json(path, read_json(path) | {"started_from": start})
+    register(**candidate.call)
+    card = (candidate.root / "version" / "model_card.md").read_text()
+    version = read_json(candidate.root / "version" / "version.json")
+    stored = tracking.client.get_model_version_by_alias("mira_net", "challenger")
+    assert version["networks"]["ct-denoising"]["started_from"] == start
+    assert (stored.tags["started_from"], stored.tags["started_from_sha256"]) == ("made_up_tiny 2", "f" * 64)
+    assert "Started from made_up_tiny 2 (network `unified`" in card
+    assert "trained on Phantoms: ct-denoising, unified. Steps and patches of this version are those after it." in card
+    assert f", started from made_up_tiny 2 `{'f' * 64}` |" in card
+
+
+def test_a_version_from_scratch_names_no_start(candidate, tracking):
+    register(**candidate.call)
+    assert "tarted from" not in (candidate.root / "version" / "model_card.md").read_text()
+    stored = tracking.client.get_model_version_by_alias("mira_net", "challenger")
+    assert "started_from" not in stored.tags
+
+
 def test_registering_twice_gives_the_same_version_and_other_weights_another(candidate, tracking, tmp_path):
     first = register(**candidate.call)
     again = register(**candidate.call)

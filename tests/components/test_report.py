@@ -11,6 +11,7 @@ from components.gate.step import gate
 from components.report.page import curve, number, render
 from components.report.step import ReportConfig, report
 from components.validate.step import ValidateConfig, validate
+from mira.pairs import read_index, write_index
 from mira.storage import read_json, write_json
 from mira.tasks import Modality, Task
 from tests.components.made_up import make_case, make_cases, make_evaluation, make_network, make_pairs
@@ -78,6 +79,35 @@ def test_it_fetches_nothing_and_names_no_patient(run, tmp_path):
     page = text_of(report(run[1], tmp_path, ReportConfig()))
     assert not NETWORK.search(re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]+", "", page))
     assert not re.search(r"patient-(alpha|gamma)-\d|alpha-patient-\d|study-\d", page)
+
+
+def test_what_was_odd_about_a_reference_is_shown_with_the_cases(run, tmp_path):
+    assert "warning of pair" not in text_of(report(run[1], tmp_path, ReportConfig()))
+    index = read_index(run[1]["pairs"])
+
+    def odd(pair):
+        physics = pair.physics.model_copy(update={"parameters": {"header_disagrees": True}})
+        return pair.model_copy(update={"physics": physics}) if pair.case_id == "alpha-mri-0" else pair
+
+    write_index(tmp_path / "pairs", index.model_copy(update={"pairs": [odd(pair) for pair in index.pairs]}))
+    page = text_of(report(run[1] | {"pairs": tmp_path / "pairs"}, tmp_path / "out", ReportConfig()))
+    shown = page[page.index('id="degradation"') : page.index('id="training"')]
+    assert "<code>acquisition-matrix-disagrees</code>" in shown
+    assert "levels count from what was measured" in shown
+    assert shown.count("<code>alpha-mri-0</code>") == 1  # one case, though it has two pairs
+
+
+def test_a_network_that_began_from_weights_says_so_and_what_that_means(run, tmp_path):
+    assert "started from" not in text_of(report(run[1], tmp_path, ReportConfig()))
+    folder = tmp_path / "unified"
+    shutil.copytree(run[1]["network:unified"], folder)
+    start = {"name": "made_up_tiny", "version": "2", "sha256": "f" * 64, "network": "unified", "datasets": []}
+    write_json(folder / "training.json", read_json(folder / "training.json") | {"started_from": start})
+    page = text_of(report(run[1] | {"network:unified": folder}, tmp_path / "out", ReportConfig()))
+    training = page[page.index('id="training"') : page.index('id="pictures"')]
+    assert "<td>made_up_tiny 2 (ffffffffffff)</td>" in training
+    assert training.count("<td>scratch</td>") == 3
+    assert "has seen the other tasks, too" in training
 
 
 def test_every_stratum_shows_the_degraded_input_and_the_profile(run, tmp_path):

@@ -1,9 +1,17 @@
 """Small synthetic pairs in memory for the tests of the network and its training."""
 
-import numpy as np
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
+import torch
+
+from mira.storage import hash_file
 from mira.tasks import TASKS, Modality, Task
+from model.checkpoint import UNIFIED, Checkpoint, save_checkpoint
+from model.config import size_config
 from model.data import PairedVolume
+from model.network import MiraNet
 
 
 def paired(task: Task, seed: int, shape=(3, 56, 48), severity=0.6) -> PairedVolume:
@@ -35,3 +43,30 @@ def all_tasks(count: int = 2) -> list[PairedVolume]:
         for number in range(count)
         for level, severity in enumerate((0.3, 0.6))
     ]
+
+
+CARD = """---
+name: made_up_{size}
+version: "2"
+size: {size}
+license: none
+weights_sha256: {sha256}
+datasets:
+  - Phantoms (made up)
+---
+# Made up
+"""
+
+
+def release(folder: Path, size: str = "tiny", seed: int = 0, network: str = UNIFIED, error_map: bool = True) -> Path:
+    """Released weights as they would lie in the tree, of a network that changes its input at random."""
+    shape = replace(size_config(size), error_map=error_map)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = MiraNet(shape)
+        torch.nn.init.normal_(net.head.weight, std=0.02)
+    folder.mkdir(parents=True, exist_ok=True)
+    tasks = tuple(Task) if network == UNIFIED else (Task(network),)
+    save_checkpoint(folder, net, Checkpoint(network, size, tasks, shape, "0.1.0", "fedcba9876543210"))
+    (folder / "MODEL_CARD.md").write_text(CARD.format(size=size, sha256=hash_file(folder / "model.safetensors")))
+    return folder
