@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from components.command import announce
 from components.evaluate.measure import Slices, load_slices
 from mira.pairs import PairIndex, PairRecord
 from mira.tasks import TASKS, Modality, Task
@@ -91,16 +92,35 @@ def held_out(root: Path, index: PairIndex, task: Task, count: int) -> list[Probe
     levels as there are.
 
     Test pairs come first, then validation pairs; without either, training pairs, since parity is no measure of quality.
+    Another pair takes the place of one of whose slices none shows anything: an engine cannot be judged on it.
+
+    Returns:
+        At most `count` probes; none where no pair of the task has a slice that shows anything.
     """
-    pool: list[PairRecord] = next(
-        (found for split in ("test", "validation", "train") if (found := index.select(split, task=task))), []
-    )
-    chosen = [pool[number * len(pool) // min(count, len(pool))] for number in range(min(count, len(pool)))]
-    probes = []
-    for pair in chosen:
-        slices = _telling(load_slices(root, pair, 0, 0))
-        probes.append(Probe(pair.pair_id, TASKS[task].modality, pair.mr_scale or 1.0, slices.degraded, slices))
+    blank = 0
+    probes: list[Probe] = []
+    for split in ("test", "validation", "train"):
+        for pair in _spread(index.select(split, task=task), count):
+            if len(probes) == count:
+                break
+            slices = load_slices(root, pair, 0, 0)
+            if not len(slices.index):
+                blank += 1
+                continue
+            slices = _telling(slices)
+            probes.append(Probe(pair.pair_id, TASKS[task].modality, pair.mr_scale or 1.0, slices.degraded, slices))
+        if probes:
+            break
+    if blank:
+        announce(f"export: pairs of {task} left out of the test because no slice shows anything: {blank}")
     return probes
+
+
+def _spread(pool: list[PairRecord], count: int) -> list[PairRecord]:
+    """All pairs of a pool, first as many as are asked for at even distances."""
+    wanted = min(count, len(pool))
+    first = [number * len(pool) // wanted for number in range(wanted)]
+    return [pool[number] for number in (*first, *sorted(set(range(len(pool))) - set(first)))]
 
 
 def _telling(slices: Slices) -> Slices:

@@ -164,13 +164,17 @@ def expectations(
     """What torch gives on held-out slices of each task, and on awkward sizes.
 
     Raises:
-        DataRejected: when there are no pairs of a task.
+        DataRejected: when there are no pairs of a task, or no slice of any of them shows anything.
     """
     expected = []
     for task in checkpoint.tasks:
         probes = held_out(pairs, index, task, config.slices_per_task)
         if not probes:
-            raise DataRejected(f"The pair store has no pairs of {task}, which {checkpoint.served_name} was trained on.")
+            blank = any(pair.task is task for pair in index.pairs)
+            shown = " with a slice that shows anything" if blank else ""
+            raise DataRejected(
+                f"The pair store has no pairs of {task}{shown}, which {checkpoint.served_name} was trained on."
+            )
         sizes = [resized(probes[0], *size) for size in SIZES]
         expected += [expect(restorer, probe) for probe in (*probes, *sizes)]
     return expected

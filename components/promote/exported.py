@@ -55,10 +55,9 @@ class Exported:
         """
         if precision == "f32" and runtime != "tensorrt":
             return "model.onnx", {}
-        passed = {(entry["engine"], entry["precision"]): entry for entry in self.engines}
-        entry = passed.get((runtime, precision))
+        entry = self._passed.get((runtime, precision))
         if entry is None:
-            known = ", ".join(f"{one} {other}" for one, other in sorted(passed)) or "f32 alone"
+            known = ", ".join(f"{one} {other}" for one, other in sorted(self._passed)) or "f32 alone"
             raise ServingFailed(
                 f"{self.name}: {runtime} {precision} may not be served: it did not stand the export's test, or was not "
                 f"tried (parity.json says which). These did: {known}. Choose one, or export with other `precisions`."
@@ -70,6 +69,25 @@ class Exported:
                 f"metadata.json. {ALTERNATIVE}"
             )
         return file.name, {Modality(key): value for key, value in entry["canary_tolerance"].items()}
+
+    def stood(self, runtime: str, precision: str) -> bool:
+        """Whether the export found a precision good for a runtime (`file_of`), whatever became of its file since."""
+        return (precision == "f32" and runtime != "tensorrt") or (runtime, precision) in self._passed
+
+    def gpu_engine(self, choice: str) -> tuple[str, str]:
+        """Runtime and precision of what a Triton with a GPU serves.
+
+        Args:
+            choice: precision of a graph, which ONNX Runtime hands to TensorRT; or `plan`, TensorRT's own engine.
+        """
+        if choice != "plan":
+            return "openvino" if choice == "int8" else "onnxruntime", choice
+        built = [str(entry["precision"]) for entry in self.engines if entry["engine"] == "tensorrt"]
+        return "tensorrt", built[0] if built else "plan"
+
+    @property
+    def _passed(self) -> dict[tuple[str, str], dict[str, Any]]:
+        return {(entry["engine"], entry["precision"]): entry for entry in self.engines}
 
 
 @dataclass(frozen=True)

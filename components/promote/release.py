@@ -57,6 +57,20 @@ def serve(paths: ServingPaths, port: int | None = None, threads: int = 0) -> ser
     return state
 
 
+def serve_for_change(paths: ServingPaths, port: int | None = None, threads: int = 0) -> server.ServerState:
+    """The running server for a promotion or rollback, with what serves where that can be served.
+
+    A version that is damaged or ill must not stand in the way of the one that is to replace it.
+
+    Raises:
+        ServingFailed: when not even an empty server can be started.
+    """
+    try:
+        return serve(paths, port, threads)
+    except ServingFailed:
+        return server.running(paths) or server.start(paths, [], port, threads)
+
+
 def _hanging(paths: ServingPaths, url: str) -> list[str]:
     """Models for which a load hangs: they answer, but no later load of them would ever end."""
     with contextlib.closing(server.administer(paths, url)) as admin:

@@ -30,7 +30,6 @@ from components.promote.paths import ROOT, SERVED_FILE, ServingPaths
 from mira.cases import Record
 from mira.errors import ServingFailed
 from mira.storage import hash_file, read_json, write_json
-from mira.tasks import Modality
 
 CANDIDATES = ".candidates"
 OWN_CODE = ROOT / "triton_repo" / "templates" / "mira_net" / "model.py"
@@ -154,9 +153,9 @@ def stage(
     inside = folder / str(version)
     inside.mkdir(parents=True)
     backend = {key: value for key, value in parameters.items() if key != "gpu"}
-    precision = backend.get("precision", "f32")
-    backend["file"], slack = model.file_of(backend.get("engine", "openvino"), precision)
-    gpu, gpu_slack = _gpu_file(model, parameters.get("gpu", "f32"))
+    on_cpu = backend.get("engine", "openvino"), backend.get("precision", "f32")
+    on_gpu = model.gpu_engine(parameters.get("gpu", "f32"))
+    (backend["file"], slack), (gpu, gpu_slack) = model.file_of(*on_cpu), model.file_of(*on_gpu)
     for file in {"model.onnx", "metadata.json", signing.SIGNATURE, backend["file"], gpu}:
         shutil.copyfile(model.folder / file, inside / file)
     shutil.copyfile(paths.templates / "model.py", inside / "model.py")
@@ -165,6 +164,8 @@ def stage(
             f"{paths.templates / 'model.py'} is not the project's own backend code, and no other is served. "
             "Correct `templates`."
         )
+    for engine in (on_cpu, on_gpu):  # the copy is sealed: whoever writes to the export meanwhile changes nothing of it
+        replace(model, folder=inside).file_of(*engine)
     if hash_file(inside / "model.onnx") != model.sha256:
         raise ServingFailed(f"{model.name}: the copy of model.onnx differs from the exported file. Check the disk.")
     questions = canary.make(inside / "model.onnx", model.modalities, model.instruction_size)
@@ -193,17 +194,15 @@ def stage(
     return folder
 
 
-def _gpu_file(model: Exported, choice: str) -> tuple[str, dict[Modality, float]]:
-    """What a Triton with a GPU serves: a graph, which ONNX Runtime hands to TensorRT, or `plan`, TensorRT's engine."""
-    if choice != "plan":
-        return model.file_of("openvino" if choice == "int8" else "onnxruntime", choice)
-    built = [str(entry["precision"]) for entry in model.engines if entry["engine"] == "tensorrt"]
-    return model.file_of("tensorrt", built[0] if built else "plan")
+def served_as(paths: ServingPaths, model: str, version: int | None = None) -> dict[str, str]:
+    """What a model's configurations choose: `engine` and `precision` on a CPU, and `gpu`, as in the promotion.
 
-
-def served_as(paths: ServingPaths, model: str) -> dict[str, str]:
-    """What a model's configurations choose: `engine` and `precision` on a CPU, and `gpu`, as in the promotion."""
-    folder = paths.models / model
+    Args:
+        paths: where things lie.
+        model: name of the model.
+        version: one of its versions, to read the configuration that was sealed with it, not the one that Triton reads.
+    """
+    folder = paths.models / model if version is None else paths.models / model / str(version) / "release"
     cpu = config_files.parse(folder / config_files.CPU_CONFIG).parameters
     known = {key: cpu[key].string_value for key in ("engine", "precision") if key in cpu}
     file = config_files.parse(folder / config_files.CONFIG).default_model_filename

@@ -64,7 +64,7 @@ def rollback(
         chosen = served.releases[target]
         record.update(version=target, decision_sha256=chosen.decision_sha256, artifacts=chosen.artifacts)
         repository.verify(paths, served, target)
-        url = release.serve(paths).url
+        url = release.serve_for_change(paths).url
         admin = server.administer(paths, url)
         with contextlib.closing(admin):
             release.switch_to(

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from components.promote import release, repository, server
+from components.promote.choice import keep_what_serves
 from components.promote.exported import MAIN_MODEL, read_release
 from components.promote.paths import station
 from components.promote.step import PromoteConfig
@@ -62,6 +63,7 @@ class ShadowReport(Record):
     candidate: int
     seconds: float
     comparisons: list[Comparison]
+    fell_back: str = ""
 
 
 def shadow(
@@ -89,6 +91,7 @@ def shadow(
     state = server.running(config)
     if state is None or repository.read_served(config).version is None:
         raise ServingFailed("Nothing serves that a candidate could be compared with: mira serve")
+    config, fell_back = keep_what_serves(config, wanted)  # as the promotion would
     apart = config.model_copy(
         update={"workspace": config.state / "shadow", "repository": config.state / "shadow/models"}
     )
@@ -114,6 +117,7 @@ def shadow(
         candidate=wanted.version,
         seconds=round(time.monotonic() - begin, 1),
         comparisons=comparisons,
+        fell_back=fell_back,
     )
     write_json(out / "shadow.json", report.model_dump(mode="json"))
     return report
@@ -152,6 +156,7 @@ def _timed(client: RestorationClient, sample: Any, record: CaseRecord) -> tuple[
 def describe(report: ShadowReport) -> str:
     """The report in words for a terminal."""
     lines = [f"version {report.candidate} in the shadow of version {report.served}, {report.seconds:.0f} s"]
+    lines += [report.fell_back] if report.fell_back else []
     for one in report.comparisons:
         found = one.candidate_error or (
             f"bias {one.bias:+.3g}, rms {one.rms:.3g}, largest {one.largest:.3g} {one.unit} (served: {one.change:.3g} "

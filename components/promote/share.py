@@ -12,11 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from components.promote import account, canary, candidate, registry, release, repository, server, transport
+from components.promote.choice import keep_what_serves
 from components.promote.exported import Release, read_release
 from components.promote.paths import ServingPaths
 from components.promote.remote import local_copy
 from components.promote.repository import CandidateRecord
-from components.promote.step import PromoteConfig, PromoteSummary, check_approval, promote
+from components.promote.step import PromoteConfig, PromoteSummary, check_approval, promote_release
 from mira.cases import Record
 from mira.client.share import PARAMETER, candidate_of
 from mira.errors import ConfigurationError, ServingFailed
@@ -31,6 +32,7 @@ class ShareSummary(Record):
     share: float
     url: str
     seconds: float
+    fell_back: str = ""
 
 
 def start(exported: Path | str, version: Path, decision: Path, share: float, config: PromoteConfig) -> ShareSummary:
@@ -41,7 +43,7 @@ def start(exported: Path | str, version: Path, decision: Path, share: float, con
         version: version.json of the register step, or its folder.
         decision: decision.json of the gate step, or its folder.
         share: part of the series, above 0 and at most 0.5.
-        config: parameters, as for the promotion; engine, precision and GPU file, where not given, are those that serve.
+        config: parameters, as for the promotion.
 
     Raises:
         ConfigurationError: when the share is out of bounds.
@@ -60,7 +62,7 @@ def start(exported: Path | str, version: Path, decision: Path, share: float, con
     facts = {"version": wanted.version, "decision_sha256": wanted.decision_sha256, "artifacts": wanted.artifacts}
     why = f"{share:.0%} of the series" + (f": {config.why}" if config.why else "")
     with (
-        account.audited(config, "canary-start", config.by, why=why, **facts),
+        account.audited(config, "canary-start", config.by, why=why, **facts) as record,
         repository.locked(config),
         account.disk_has_room(config),
     ):
@@ -77,24 +79,23 @@ def start(exported: Path | str, version: Path, decision: Path, share: float, con
                 f"Version {served.candidate.version} has a share already. First: mira canary stop, or finish."
             )
         url = release.serve(config, config.port, config.threads).url
-        kept = repository.served_as(config, served.models[0])  # one choice holds for all models of a release
-        given = config.model_fields_set
-        config = config.model_copy(update={key: value for key, value in kept.items() if key not in given})
+        config, fell_back = keep_what_serves(config, wanted)
+        record["why"] = " ".join(filter(None, (why, fell_back)))
         try:
             names = _stage(config, wanted, share)
             patience = 30 + config.load_timeout_s
             release.rehearse(config, names, wanted.version, config.canary_tolerance, config.threads, patience)
-            record = CandidateRecord(
+            beside = CandidateRecord(
                 version=wanted.version,
                 share=share,
                 since=release.now(),
                 artifacts={candidate_of(model): digest for model, digest in wanted.artifacts.items()},
                 files=(str(folder), version.resolve(), decision.resolve()),
             )
-            _put_beside(config, url, record)
+            _put_beside(config, url, beside)
         finally:
             repository.remove_candidates(config)
-    return _summary(wanted.version, served.version, share, url, begin)
+    return _summary(wanted.version, served.version, share, url, begin, fell_back)
 
 
 def stop(paths: ServingPaths, why: str = "") -> ShareSummary:
@@ -135,9 +136,10 @@ def finish(config: PromoteConfig) -> PromoteSummary:
     with account.disk_has_room(config), account.refusals_recorded(config, "promote", config.by, version=found.version):
         if why := candidate.unsound(config, repository.read_served(config)):
             raise ServingFailed(why)
-        _check_same(config, found, read_release(Path(exported), version, decision))
+        wanted = read_release(Path(exported), version, decision)
+        _check_same(config, found, wanted)
         config = config.model_copy(update=repository.served_as(config, min(found.artifacts)))
-    return promote(Path(exported), version, decision, config.state / "promotions" / str(found.version), config)
+    return promote_release(wanted, config.state / "promotions" / str(found.version), config)
 
 
 def withdraw(paths: ServingPaths, why: str) -> None:
@@ -209,6 +211,6 @@ def _check_same(paths: ServingPaths, found: CandidateRecord, now: Release) -> No
     )
 
 
-def _summary(version: int, served: int, share: float, url: str, begin: float) -> ShareSummary:
+def _summary(version: int, served: int, share: float, url: str, begin: float, fell_back: str = "") -> ShareSummary:
     seconds = round(time.monotonic() - begin, 2)
-    return ShareSummary(version=version, served=served, share=share, url=url, seconds=seconds)
+    return ShareSummary(version=version, served=served, share=share, url=url, seconds=seconds, fell_back=fell_back)

@@ -8,7 +8,7 @@ from typing import Any
 from components.promote import share
 from components.promote.paths import station
 from components.promote.step import PromoteConfig
-from components.promote.verbs import WORKSPACE, add_tracking, existing
+from components.promote.verbs import WORKSPACE, add_choice, add_tracking, chosen, existing
 
 EXAMPLE = """examples:
   mira canary start EXPORTED --version version.json --decision decision.json --share 0.1 --workspace runs/site
@@ -33,11 +33,7 @@ def add_canary(subparsers: Any) -> None:
     begin.add_argument("--version", type=Path, required=True, metavar="FILE", help="version.json of the register step")
     begin.add_argument("--decision", type=Path, required=True, metavar="FILE", help="decision.json of the gate step")
     begin.add_argument("--share", type=float, default=0.1, metavar="S", help="part of the series (default 0.1)")
-    begin.add_argument("--engine", choices=("openvino", "onnxruntime"), help="on a CPU (default: what serves now)")
-    begin.add_argument("--precision", choices=("f32", "bf16", "int8"), help="on a CPU (default: what serves now)")
-    begin.add_argument(
-        "--gpu", choices=("f32", "fp16", "int8", "plan"), help="on a Triton with a GPU (default: what serves now)"
-    )
+    add_choice(begin)
     finish = what.add_parser("finish", help="promote it, with the engine and precision of its share")
     for command in (begin, finish):
         command.add_argument(
@@ -53,9 +49,8 @@ def add_canary(subparsers: Any) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     paths = station(arguments.workspace, arguments.repository)
-    chosen = {key: value for key in ("engine", "precision", "gpu") if (value := getattr(arguments, key, None))}
     config = PromoteConfig(
-        **chosen,
+        **chosen(arguments),
         workspace=paths.workspace,
         repository=paths.repository,
         tracking_uri=arguments.tracking_uri,
@@ -75,6 +70,8 @@ def _run(arguments: argparse.Namespace) -> int:
             f"version {begun.version} restores {begun.share:.0%} of the series, version {begun.served} the others, at "
             f"{begun.url} ({begun.seconds:.1f} s)"
         )
+        if begun.fell_back:
+            _say(begun.fell_back)
     return 0
 
 

@@ -189,8 +189,14 @@ def _statement(folder: Path, registered: dict[str, Any]) -> dict[str, Any]:
 
 
 def _files(folder: Path) -> dict[str, str]:
-    paths = (path for path in folder.rglob("*") if path.is_file() and path.relative_to(folder) != Path(SEAL))
-    return {path.relative_to(folder).as_posix(): hash_file(path) for path in paths}
+    """SHA-256 of every file; links are refused, since what they lead to is not looked at and may hold code."""
+    found = {}
+    for path in folder.rglob("*"):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise ServingFailed(f"{path} is no plain file, and no promotion put it there. Remove it.")
+        if path.is_file() and path.relative_to(folder) != Path(SEAL):
+            found[path.relative_to(folder).as_posix()] = hash_file(path)
+    return found
 
 
 def _checked(key: str, where: str) -> str:

@@ -10,13 +10,14 @@ from pathlib import Path
 from pydantic import Field
 
 from components.promote import account, audit, registry, release, repository, server
+from components.promote.choice import keep_what_serves
 from components.promote.exported import Release, read_release
 from components.promote.paths import ServingPaths
 from components.promote.remote import local_copy
 from components.promote.repository import ReleaseRecord
 from components.promote.triton import TritonAdmin
 from mira.cases import Record
-from mira.errors import GateFailed
+from mira.errors import GateFailed, ServingFailed
 from mira.storage import write_json
 
 
@@ -34,17 +35,23 @@ class PromoteConfig(ServingPaths):
         pattern="^(automatic|manual)$",
         description="manual: a person must `mira approve` the version first",
     )
-    engine: str = Field("openvino", pattern="^(openvino|onnxruntime)$", description="what runs the network on a CPU")
+    # what is not given is as it serves now, where the export allows it (components/promote/choice.py)
+    engine: str = Field(
+        "openvino",
+        pattern="^(openvino|onnxruntime)$",
+        description="what runs the network on a CPU; not given: what serves now, and openvino at first",
+    )
     precision: str = Field(
         "f32",
         pattern="^(f32|bf16|int8)$",
-        description="precision on a CPU, of those that stood the export's test; bf16 and int8 need openvino",
+        description="precision on a CPU, of those that stood the export's test; bf16 and int8 need openvino; not "
+        "given: what serves now if it stood, otherwise f32",
     )
     gpu: str = Field(
         "f32",
         pattern="^(f32|fp16|int8|plan)$",
         description="what a Triton with a GPU serves: a graph of that precision, or the engine that "
-        "`python -m components.export.tensorrt` built",
+        "`python -m components.export.tensorrt` built; not given: what serves now if it stood, otherwise f32",
     )
     threads: int = Field(
         0, ge=0, description="threads of each network on a CPU; 0: the number of usable cores, 8 at most"
@@ -76,6 +83,7 @@ class PromoteSummary(Record):
         largest_difference: of a canary's answer from ONNX Runtime's, as a share of the modality's range.
         champion: version that the registry's alias names; None without a registry.
         seconds: duration of the promotion.
+        fell_back: which engine or precision of what served before is not kept, and why; "" when all are.
     """
 
     version: int
@@ -86,6 +94,7 @@ class PromoteSummary(Record):
     largest_difference: float | None
     champion: int | None
     seconds: float
+    fell_back: str = ""
 
 
 def promote(exported: Path | str, version: Path, decision: Path, out: Path, config: PromoteConfig) -> PromoteSummary:
@@ -102,12 +111,28 @@ def promote(exported: Path | str, version: Path, decision: Path, out: Path, conf
         GateFailed: when the decision is no approval, or a person's approval is missing.
         ServingFailed: when anything else fails; what served before serves on.
     """
+    uri = registry.tracking_uri(config, config.tracking_uri)
+    with account.disk_has_room(config), account.refusals_recorded(config, "promote", config.by):
+        wanted = read_release(local_copy(config, exported, uri), version, decision)
+    return promote_release(wanted, out, config)
+
+
+def promote_release(wanted: Release, out: Path, config: PromoteConfig) -> PromoteSummary:
+    """Promote a release that was read and checked.
+
+    Args:
+        wanted: the release.
+        out: folder of the result; `promotion.json` is written there.
+        config: parameters.
+
+    Raises:
+        GateFailed: when a person's approval is missing.
+        ServingFailed: when anything else fails; what served before serves on.
+    """
     begin = time.monotonic()
     uri = registry.tracking_uri(config, config.tracking_uri)
     with account.disk_has_room(config):
         config.remember()
-        with account.refusals_recorded(config, "promote", config.by):
-            wanted = read_release(local_copy(config, exported, uri), version, decision)
     facts = {"version": wanted.version, "decision_sha256": wanted.decision_sha256, "artifacts": wanted.artifacts}
     with (
         account.audited(config, "promote", config.by, why=config.why, **facts) as record,
@@ -116,7 +141,9 @@ def promote(exported: Path | str, version: Path, decision: Path, out: Path, conf
     ):
         check_approval(config, wanted)
         before = repository.read_served(config).version
-        url = config.url or release.serve(config, config.port, config.threads).url
+        url = config.url or release.serve_for_change(config, config.port, config.threads).url
+        config, fell_back = keep_what_serves(config, wanted)
+        record["why"] = " ".join(filter(None, (config.why, fell_back)))
         difference = None
         changed = not _serves_already(config, wanted, url)
         if changed:
@@ -136,37 +163,47 @@ def promote(exported: Path | str, version: Path, decision: Path, out: Path, conf
         largest_difference=difference,
         champion=None if uri == registry.OFF else wanted.version,
         seconds=round(time.monotonic() - begin, 2),
+        fell_back=fell_back,
     )
     write_json(out / "promotion.json", summary.model_dump(mode="json"))
     return summary
 
 
 def check_approval(config: PromoteConfig, wanted: Release) -> None:
-    """In manual mode, require a person's approval of exactly this version and decision."""
+    """In manual mode, require a person's approval of exactly this version and decision.
+
+    An approval that names no decision is of the version's number. Where that number was another decision's, too, as
+    after a registry that was begun anew, only an approval of the decision counts.
+    """
     if config.approval == "automatic":
         return
-    approvals = [
-        record
-        for record in audit.read(config.audit)
-        if (record.what, record.version) == ("approve", wanted.version)
-        and record.decision_sha256 in ("", wanted.decision_sha256)
-    ]
+    known = [record for record in audit.read(config.audit) if record.version == wanted.version]
+    reused = any(record.decision_sha256 not in ("", wanted.decision_sha256) for record in known)
+    enough = (wanted.decision_sha256,) if reused else (wanted.decision_sha256, "")
+    approvals = [record for record in known if record.what == "approve" and record.decision_sha256 in enough]
     broken = audit.verify(config.audit)
     if broken:
         raise GateFailed(f"The audit trail {config.audit} is not whole ({broken}), so no approval in it counts.")
     if not approvals:
         raise GateFailed(
             f"Version {wanted.version} passed the gate and waits for a person: read its report, then run "
-            f"`mira approve {wanted.version} --by NAME --why TEXT` and promote again. Nothing was changed."
+            f"`mira approve {wanted.version} --by NAME --why TEXT{' --decision FILE' if reused else ''}` and promote "
+            f"again.{' Another decision had this number, too: name the one.' if reused else ''} Nothing was changed."
         )
 
 
 def _serves_already(config: PromoteConfig, wanted: Release, url: str) -> bool:
-    """Whether exactly this release serves, from exactly these files, and answers its canaries."""
+    """Whether exactly this release serves, from exactly these files, and answers its canaries.
+
+    One that was changed on disk does not: promoting it again puts it right.
+    """
     served = repository.read_served(config)
     if served.version != wanted.version or served.releases[wanted.version].artifacts != wanted.artifacts:
         return False
-    repository.verify(config, served, wanted.version)
+    try:
+        repository.verify(config, served, wanted.version)
+    except ServingFailed:
+        return False
     if not all(repository.serves_with(config, model, config.backend_parameters()) for model in served.models):
         return False
     return not release.unhealthy(config, url, served)

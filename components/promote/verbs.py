@@ -88,12 +88,7 @@ def add_promote(subparsers: Any) -> None:
     parser.add_argument(
         "--load-timeout", type=float, default=120.0, metavar="SECONDS", help="longest time for one network to load"
     )
-    parser.add_argument(
-        "--precision", choices=("f32", "bf16", "int8"), default="f32", help="on a CPU, if it passed the export (f32)"
-    )
-    parser.add_argument(
-        "--gpu", choices=("f32", "fp16", "int8", "plan"), default="f32", help="what a Triton with a GPU serves (f32)"
-    )
+    add_choice(parser)
     parser.add_argument("--why", default="", metavar="TEXT", help="reason, for the audit trail")
     add_tracking(parser)
     parser.set_defaults(run=_promote)
@@ -153,6 +148,23 @@ def add_tracking(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tracking-uri", default="", metavar="URI", help=text)
 
 
+def add_choice(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose engine, precision and GPU file; what is not given stays as it serves."""
+    known = "if the new version stood the export's test in it, otherwise f32"
+    parser.add_argument("--engine", choices=("openvino", "onnxruntime"), help="on a CPU (default: what serves now)")
+    parser.add_argument(
+        "--precision", choices=("f32", "bf16", "int8"), help=f"on a CPU (default: what serves now, {known})"
+    )
+    parser.add_argument(
+        "--gpu", choices=("f32", "fp16", "int8", "plan"), help=f"on a GPU's Triton (default: what serves now, {known})"
+    )
+
+
+def chosen(arguments: argparse.Namespace) -> dict[str, str]:
+    """Those of them that were given."""
+    return {key: value for key in ("engine", "precision", "gpu") if (value := getattr(arguments, key, None))}
+
+
 def _paths(arguments: argparse.Namespace) -> ServingPaths:
     return station(arguments.workspace, arguments.repository)
 
@@ -207,20 +219,21 @@ def _status(arguments: argparse.Namespace) -> int:
 
 def _promote(arguments: argparse.Namespace) -> int:
     config = PromoteConfig(
+        **chosen(arguments),
         workspace=arguments.workspace,
         repository=_paths(arguments).repository,
         tracking_uri=arguments.tracking_uri,
         url=arguments.url,
         approval=arguments.approval,
         load_timeout_s=arguments.load_timeout,
-        precision=arguments.precision,
-        gpu=arguments.gpu,
         why=arguments.why,
     )
     out = config.state / "promotions" / hash_file(existing(arguments.version, "version.json"))[:12]
     summary = promote(arguments.exported, arguments.version, arguments.decision, out, config)
     change = f"serves instead of {summary.before}" if summary.changed and summary.before else "serves"
     _say(f"version {summary.version} {change} at {summary.url} ({summary.seconds:.1f} s): {', '.join(summary.models)}")
+    if summary.fell_back:
+        _say(summary.fell_back)
     return 0
 
 

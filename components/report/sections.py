@@ -265,7 +265,7 @@ def serving(parts: Parts) -> dict[str, Any] | None:
         figures = {k: v for k, v in model.items() if isinstance(v, int | float | str) and not isinstance(v, bool)}
         models.append({"name": name, "figures": figures})
     promotion = document(parts, "promotion", "promotion.json")
-    known = ("version", "url", "before", "promoted", "changed", "models", "champion")
+    known = ("version", "url", "before", "promoted", "changed", "models", "champion", "fell_back")
     return {
         "version": {key: version.get(key) for key in ("name", "version", "created", *LINEAGE)},
         "models": models,

@@ -2,8 +2,12 @@
 
 CT: one power-of-two slope for the series, fine enough for an eighth of a HU where the range allows it, and an integer
     intercept, so that integer HU come back exactly.
-PET: intercept 0 as the standard demands, and a slope per slice that spends all 16 bits on its maximum: the error is
-    below 1/65000 of the slice's maximum.
+PET: intercept 0 as the standard demands, and a slope per slice: the source slice's own, times the power of two that is
+    the finest to hold the slice's values in 16 bits. So what the network left alone lies on the source's own steps and
+    comes back as it was, to the digits of a DICOM decimal (a slope that spends all 16 bits on the maximum would put it
+    up to half a step off), and rounding moves the others by less than 1/65000 of the slice's largest magnitude (1/32000
+    where values or padding below zero take the sign bit). Where the source slice has no positive slope, or an
+    intercept, there are no such steps, and the slope is the one that spends all 16 bits.
 MR: the classic image has no rescale. Where the source has none either and its intensities are fine-grained, values are
     rounded to integers on the source's own scale, as the scanner did: intensities stay comparable with other series,
     and viewers need no rescale that this kind of image does not foresee. Otherwise a power-of-two slope is written,
@@ -12,11 +16,13 @@ Padding keeps its value where that costs the measured pixels no precision; other
 which no measured pixel then has.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.dataset import Dataset
 from pydicom.valuerep import format_number_as_ds
 
 from mira.dicom import headers as h
@@ -28,6 +34,7 @@ from mira.tasks import Modality
 
 FINEST_HU = 0.125
 STEPS = 65535
+NEARLY_HALF = 0.49  # of a step: a value that little beyond the outermost step is rounded to it
 COARSE_MR_SCALE = 200.0  # below it, rounding to integers would be off by more than 0.25 % of the intensity scale
 
 
@@ -89,7 +96,7 @@ def encode_error(source: SeriesVolume, error: NDArray[np.float32]) -> list[Store
         if padding is not None:
             plane[padding.where] = 0.0
     if source.modality is Modality.PET:
-        return [_pet(plane.astype(np.float64) / source.suv_factor, False) for plane in measured]
+        return [_pet(plane.astype(np.float64) / source.suv_factor, None, False) for plane in measured]
     return _linear(measured, _power_of_two(0.0, float(measured.max()), 2.0**-20), 0.0)
 
 
@@ -109,9 +116,9 @@ def _encode(
 ) -> list[Stored]:
     """Stored values of the measured pixels, with room for the lowest padding value below them."""
     if source.modality is Modality.PET:
-        planes = zip(voxels, found, strict=True)
-        return [_pet(plane.astype(np.float64) / source.suv_factor, one is not None and one.lowest < 0)
-                for plane, one in planes]  # fmt: skip
+        planes = zip(voxels, source.headers, found, strict=True)
+        return [_pet(plane.astype(np.float64) / source.suv_factor, _step(header), one is not None and one.lowest < 0)
+                for plane, header, one in planes]  # fmt: skip
     low, high = float(voxels.min()), float(voxels.max())
     finest = FINEST_HU if source.modality is Modality.CT else 2.0**-20
     if source.modality is Modality.MR:
@@ -152,17 +159,27 @@ def _linear(voxels: NDArray[np.float32], slope: float, low: float) -> list[Store
     return [Stored(np.clip(plane, 0, STEPS).astype(np.uint16), *texts) for plane in planes]
 
 
-def _pet(plane: NDArray[np.float64], below_zero: bool) -> Stored:
+def _step(header: Dataset) -> float | None:
+    """The distance of a PET slice's rescaled values, where they are its multiples; None where they are not."""
+    slope = h.number(header, "RescaleSlope")
+    return None if slope is None or slope <= 0 or h.number(header, "RescaleIntercept") else slope
+
+
+def _pet(plane: NDArray[np.float64], step: float | None, below_zero: bool) -> Stored:
     """One slice in BQML (or whatever the source's unit is): intercept 0, a slope of its own, signed where needed.
 
     Args:
         plane: the values.
+        step: the slope is this times a power of two; None for a slope that spends all 16 bits.
         below_zero: whether there is padding below zero; -32768 is left free for it then.
     """
     low, high = float(plane.min()), float(plane.max())
     signed = low < 0 or below_zero
     limits = (-32767 if below_zero else -32768, 32767) if signed else (0, STEPS)
-    needed = max(high / limits[1], low / limits[0] if signed else 0.0)
-    text = format_number_as_ds(needed * (1 + 1e-9)) if needed > 0 else "1"
+    spare = 0.0 if step is None else NEARLY_HALF  # float32 voxels of a full range lie a little beside its ends
+    slope = max(high / (limits[1] + spare), low / (limits[0] - spare) if signed else 0.0)
+    if slope > 0:
+        slope = slope * (1 + 1e-9) if step is None else math.ldexp(step, math.ceil(math.log2(slope / step)))
+    text = format_number_as_ds(slope or step or 1.0)
     pixels = np.clip(np.rint(plane / float(text)), *limits)
     return Stored(pixels.astype(np.int16 if signed else np.uint16), text, "0")

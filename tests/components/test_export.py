@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,13 +11,14 @@ from components.export import step
 from components.export.config import DEFAULTS, ExportConfig, Precision
 from components.export.engines import FILES, OpenVinoSession
 from components.export.parity import Difference, Probe, held_out, resized
-from components.export.step import export
+from components.export.step import expectations, export
 from components.export.verdict import Verdict
 from components.promote import signing
 from mira.errors import DataRejected, ServingFailed
 from mira.pairs import read_index
 from mira.storage import hash_file, read_json, write_json
 from mira.tasks import Modality, Task
+from mira.volume import read_nifti, write_nifti
 from model.checkpoint import Checkpoint, save_checkpoint
 from model.export import OnnxSession, random_restorer
 from model.restorer import Restorer
@@ -237,3 +239,27 @@ def test_probes_are_held_out_and_of_any_size(made):
     assert all(len(probe.images) == len(probe.slices.reference) == len(probe.slices.index) for probe in probes)
     image = np.arange(12, dtype=np.float32).reshape(1, 3, 4)
     assert resized(Probe("p", Modality.CT, 1.0, image), 2, 2, 7).images.shape == (2, 2, 7)
+
+
+def test_pairs_without_a_slice_that_shows_anything_are_left_out_and_counted(tmp_path, capsys):
+    task = Task.CT_DENOISING
+    index = make_pairs(tmp_path, patients=3, sites=(("alpha", "test"), ("beta", "validation")), tasks=(task,))
+
+    def empty(*patients):
+        for pair in index.pairs:
+            if pair.patient in patients:
+                volume = read_nifti(tmp_path / pair.reference)
+                write_nifti(tmp_path / pair.reference, replace(volume, voxels=np.full_like(volume.voxels, -1024)))
+
+    empty("patient-alpha-0")
+    probes = held_out(tmp_path, index, task, 3)
+    assert len(probes) == 3  # others in their place
+    assert not [probe.name for probe in probes if "alpha-ct-0" in probe.name]
+    assert f"pairs of {task} left out of the test because no slice shows anything: 2\n" in capsys.readouterr().out
+    empty("patient-alpha-1", "patient-alpha-2")
+    assert {probe.slices.pair.split for probe in held_out(tmp_path, index, task, 3)} == {"validation"}
+    empty("patient-beta-0", "patient-beta-1", "patient-beta-2")
+    assert held_out(tmp_path, index, task, 3) == []
+    described = Checkpoint("ct-denoising", "tiny", (task,), random_restorer("tiny", 0).network.config, "0", "0")
+    with pytest.raises(DataRejected, match="no pairs of ct-denoising with a slice that shows anything"):
+        expectations(random_restorer("tiny", 0), described, tmp_path, index, ExportConfig())

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -9,7 +10,7 @@ from components.promote import account, audit, binary, processes, registry, remo
 from components.promote import switch as switching
 from components.promote.exported import read_release
 from components.promote.paths import ServingPaths
-from components.promote.step import PromoteConfig, promote
+from components.promote.step import PromoteConfig, check_approval, promote
 from mira.cli import main
 from mira.errors import ConfigurationError, GateFailed, MiraError, ServingFailed
 from mira.storage import make_secret, write_json
@@ -190,8 +191,10 @@ def test_signing_key_is_made_once_for_its_owner_alone(tmp_path, monkeypatch):
         lambda folder: (folder / "canary.npz").unlink(),
         lambda folder: (folder / signing.SEAL).unlink(),
         lambda folder: (folder.parent / "triton_python_backend_stub").write_bytes(b"code"),
+        lambda folder: (folder / "__pycache__").symlink_to(folder.parents[2]),
+        lambda folder: (folder / "release" / "numpy").symlink_to(folder.parents[2]),
     ],
-    ids=["code", "configuration", "added", "removed", "seal", "stub"],
+    ids=["code", "configuration", "added", "removed", "seal", "stub", "byte code by a link", "package by a link"],
 )
 def test_a_release_that_was_changed_on_disk_is_not_served(tmp_path, config, change):
     first = staged(config, tmp_path / "1", 1)
@@ -207,6 +210,20 @@ def test_a_release_that_was_changed_on_disk_is_not_served(tmp_path, config, chan
     change(folder)
     with pytest.raises(ServingFailed):
         repository.verify(config, first, 1)
+
+
+def test_an_approval_of_a_number_counts_only_while_the_number_is_one_decisions(tmp_path, config):
+    manual, wanted = config.model_copy(update={"approval": "manual"}), read_release(*make_release(tmp_path, 4))
+    audit.append(config.audit, "promote", "failed", version=4, decision_sha256=wanted.decision_sha256)
+    with pytest.raises(GateFailed, match="--why TEXT` and promote"):
+        check_approval(manual, wanted)
+    audit.append(config.audit, "approve", "done", version=4)
+    check_approval(manual, wanted)
+    other = replace(wanted, decision_sha256="a" * 64)  # of a registry that was begun anew
+    with pytest.raises(GateFailed, match="--why TEXT --decision FILE` and promote again"):
+        check_approval(manual, other)
+    audit.append(config.audit, "approve", "done", version=4, decision_sha256="a" * 64)
+    check_approval(manual, other)
 
 
 # on disk

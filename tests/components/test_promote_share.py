@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from components.promote import audit, candidate, registry, repository, share, share_verb
+from components.promote import audit, candidate, registry, repository, share, share_verb, step
+from components.promote import exported as exported_files
 from components.promote import switch as switching
 from components.promote.exported import Exported, read_release
 from components.promote.repository import CandidateRecord, ReleaseRecord, Served
@@ -55,7 +56,7 @@ def files(tmp_path, config):
 def promoted(monkeypatch):
     """Parameters of the promotions that `finish` asks for."""
     asked = []
-    monkeypatch.setattr(share, "promote", lambda *given: asked.append(given[-1]))
+    monkeypatch.setattr(share, "promote_release", lambda *given: asked.append(given[-1]))
     return asked
 
 
@@ -127,6 +128,20 @@ def test_a_refused_start_leaves_a_record(tmp_path, config):
     with pytest.raises(GateFailed):
         share.start(exported, version, decision, 0.1, config)
     assert len(audit.read(config.audit)) == 2
+
+
+def test_finish_reads_the_export_once(config, files, monkeypatch):
+    read, real = [], exported_files._read
+
+    def stop_here(*_):
+        raise ServingFailed("far enough")
+
+    monkeypatch.setattr(exported_files, "_read", lambda *given: read.append(given) or real(*given))
+    monkeypatch.setattr(step.release, "serve_for_change", stop_here)
+    with pytest.raises(ServingFailed, match="far enough"):
+        share.finish(config)
+    assert len(read) == 1
+    assert [record.outcome for record in audit.read(config.audit)] == ["begun", "failed"]
 
 
 def test_a_share_starts_with_what_serves_unless_told_otherwise(config, files, monkeypatch):

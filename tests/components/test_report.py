@@ -129,13 +129,22 @@ def test_an_approved_and_promoted_run_names_the_version_that_serves(run, tmp_pat
     write_json(tmp_path / "exported" / "parity.json", {"models": {"mira_net": {"largest_difference": 0.0123}}})
     write_json(
         tmp_path / "promotion" / "promotion.json",
-        {"version": 7, "before": 6, "changed": True, "url": "localhost:8001", "models": ["mira_net"], "champion": 7},
+        {
+            "version": 7,
+            "before": 6,
+            "changed": True,
+            "url": "localhost:8001",
+            "models": ["mira_net"],
+            "champion": 7,
+            "fell_back": "int8 did not stand the test",
+        },
     )
     write_json(tmp_path / "restore" / "restore.json", RESTORED)
     more = {name: tmp_path / name for name in ("evaluation", "decision", "version", "exported", "promotion", "restore")}
     page = text_of(report(parts | more, tmp_path / "out", ReportConfig()))
     assert "Approved, and version 7 serves" in page
     assert "before it version 6" in page
+    assert "int8 did not stand the test" in page
     assert "largest difference 0.0123" in page
     restored = page[page.index('id="restored"') :]
     assert "<b>+4.56</b>" in restored

@@ -62,8 +62,8 @@ class Trip:
 
     @property
     def right(self) -> bool:
-        """Whether the series came back: half a stored unit, and rounding of float32 voxels."""
-        return self.geometry and self.worst <= 0.5 + 1e-3 and self.padding == self.padding_kept
+        """Whether the series came back: within half a stored unit, besides the rounding of float32 voxels."""
+        return self.geometry and self.worst <= 0.5 and self.padding == self.padding_kept
 
 
 def values(ds: Dataset) -> np.ndarray:

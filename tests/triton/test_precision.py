@@ -3,40 +3,14 @@
 import numpy as np
 import pytest
 
-from components.promote import canary, config_files, registry, repository, status
+from components.promote import audit, canary, config_files, registry, repository, status
 from components.promote.exported import read_release
 from components.promote.step import promote
 from mira.errors import ServingFailed
-from mira.storage import hash_file, read_json, write_json
-from mira.tasks import Modality
+from mira.storage import read_json
 from tests.triton.own_server import with_server
 from tests.triton.station import Station
-from tests.triton.tiny_network import make_release, sign, tiny_network
-
-INT8 = ("openvino", "int8", "model.int8.onnx")
-PROFILES = [
-    {"min": [1, 32, 48], "opt": [8, 256, 320], "max": [8, 512, 320]},
-    {"min": [1, 32, 32], "opt": [8, 256, 320], "max": [8, 1024, 1024]},
-]
-
-
-def with_engines(root, version=1, share=0.05, gain=0.12, others=()):
-    """A release with an int8 file of its own, whose network is a little off, and its entry in metadata.json."""
-    files = make_release(root, version)
-    network = files[0] / "mira_net"
-    entries = []
-    for engine, precision, file in (INT8, *others):
-        if file.endswith(".plan"):
-            (network / file).write_bytes(b"an engine")
-        else:
-            tiny_network(network / file, gain)
-        tolerances = {modality.value: share for modality in Modality}
-        facts = {"engine": engine, "precision": precision, "file": file, "sha256": hash_file(network / file)}
-        entries.append({**facts, "canary_tolerance": tolerances})
-    metadata = read_json(network / "metadata.json")
-    write_json(network / "metadata.json", {**metadata, "engines": entries, "profiles": PROFILES})
-    sign(root, "mira_net")
-    return files
+from tests.triton.tiny_network import make_release, with_engines
 
 
 def staged(station, files, **parameters):
@@ -112,7 +86,17 @@ def test_int8_serves_after_f32_and_one_that_is_too_far_off_does_not(tmp_path):
         assert np.abs(after - before).max() > 1
         assert "mira_net version 1, openvino int8" in status.describe(status.read(config, registry.OFF))
         assert not promote(*files, tmp_path / "out", config.model_copy(update={"precision": "int8"})).changed
+        assert not promote(*files, tmp_path / "out", config).changed  # what is not named stays
         far = with_engines(tmp_path / "far", version=2, share=1e-3)
         with pytest.raises(ServingFailed, match="answers a CT canary wrongly"):
             promote(*far, tmp_path / "out", config.model_copy(update={"precision": "int8"}))
         assert np.array_equal(station.answer()[1], after)
+        third = promote(*with_engines(tmp_path / "third", version=3), tmp_path / "out", config)
+        assert (third.version, third.fell_back) == (3, "")
+        assert status.read(config, registry.OFF).engines == {"mira_net": "openvino int8"}
+        fourth = promote(*make_release(tmp_path / "fourth", 4), tmp_path / "out", config)
+        assert fourth.fell_back.startswith("openvino int8 on a CPU serves, but mira_net of version 4 did not stand")
+        assert read_json(tmp_path / "out" / "promotion.json")["fell_back"] == fourth.fell_back
+        assert audit.read(config.audit)[-1].why == fourth.fell_back
+        found = status.read(config, registry.OFF)
+        assert (found.engines, found.disagreements) == ({"mira_net": "openvino f32"}, [])

@@ -186,6 +186,25 @@ def test_a_network_changed_on_disk_is_not_served_again(two):
     assert two.answer()[0] == "2"
 
 
+@pytest.mark.parametrize("way", ["rollback", "the same version", "the next version"])
+def test_a_damaged_version_that_cannot_be_started_does_not_stand_in_the_way(two, way):
+    server.stop(two.config)
+    (two.config.models / "mira_net" / "2" / "model.onnx").write_bytes(b"a bad sector")
+    with pytest.raises(ServingFailed, match="was changed on disk"):
+        release.serve(two.config)
+    if way == "rollback":
+        rollback.rollback(two.config, tracking_uri=registry.OFF)
+        assert two.answer()[0] == "1"
+    else:
+        number = 2 if way == "the same version" else 3
+        assert two.promote(number).changed
+        assert two.answer()[0] == str(number)
+    server.stop(two.config)
+    release.serve(two.config)
+    two.promote(2)
+    assert status.read(two.config, registry.OFF).disagreements == []
+
+
 def test_dead_stub_is_noticed_and_recovered(two):
     state = server.running(two.config)
     stubs = [pid for pid in processes.session_members(state.pid) if pid != state.pid]

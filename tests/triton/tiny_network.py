@@ -8,9 +8,14 @@ from onnx import TensorProto, helper, numpy_helper, save
 
 from components.promote import signing
 from mira.storage import hash_file, read_json, write_json
-from mira.tasks import TASKS, Task
+from mira.tasks import TASKS, Modality, Task
 
 D = 4
+INT8 = ("openvino", "int8", "model.int8.onnx")
+PROFILES = [
+    {"min": [1, 32, 48], "opt": [8, 256, 320], "max": [8, 512, 320]},
+    {"min": [1, 32, 32], "opt": [8, 256, 320], "max": [8, 1024, 1024]},
+]
 os.environ.setdefault(signing.KEY_VARIABLE, "a key that only the tests of serving know")
 TASKS_OF = {"mira_net": list(Task)} | {f"mira_net_{spec.short}": [task] for task, spec in TASKS.items()}
 
@@ -97,6 +102,25 @@ def make_release(
         describe(network, model, version)
         sign(root, model)
     return exported, registered, decision
+
+
+def with_engines(root, version=1, share=0.05, gain=0.12, others=()):
+    """A release with an int8 file of its own, whose network is a little off, and its entry in metadata.json."""
+    files = make_release(root, version)
+    network = files[0] / "mira_net"
+    entries = []
+    for engine, precision, file in (INT8, *others):
+        if file.endswith(".plan"):
+            (network / file).write_bytes(b"an engine")
+        else:
+            tiny_network(network / file, gain)
+        tolerances = {modality.value: share for modality in Modality}
+        facts = {"engine": engine, "precision": precision, "file": file, "sha256": hash_file(network / file)}
+        entries.append({**facts, "canary_tolerance": tolerances})
+    metadata = read_json(network / "metadata.json")
+    write_json(network / "metadata.json", {**metadata, "engines": entries, "profiles": PROFILES})
+    sign(root, "mira_net")
+    return files
 
 
 def sign(root: Path, model: str) -> None:
