@@ -123,10 +123,11 @@ def test_without_weights_the_error_says_what_to_give(tmp_path, monkeypatch, caps
 
 
 def test_without_torch_the_error_names_the_extra(monkeypatch):
-    def load(self):
-        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+    class Unloadable:
+        def load(self):
+            raise ModuleNotFoundError("No module named 'torch'", name="torch")
 
-    monkeypatch.setattr(metadata.EntryPoint, "load", load)
+    monkeypatch.setattr(weights, "entry_points", lambda **_: [Unloadable()])
     with pytest.raises(ConfigurationError, match=r"needs torch: pip install 'mira-net\[weights\]'"):
         weights_engine("released")
     monkeypatch.setattr(weights, "entry_points", lambda **_: [])
