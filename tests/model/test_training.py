@@ -118,16 +118,16 @@ class TestFit:
 
     def test_it_learns_and_tells_how_far_it_is(self, tmp_path):
         volumes = all_tasks(1)
-        settings = replace(SETTINGS, total_steps=45, rounds=1, batch_size=6, log_every=5, learning_rate=4e-3)
+        settings = replace(SETTINGS, total_steps=50, rounds=1, batch_size=6, log_every=5, learning_rate=4e-3)
         lines = []
         trained = fit(volumes, choose_samples(volumes, 2), settings, tmp_path, say=lines.append)
         rows = [row for row in trained.rows if "loss" in row]
-        assert rows[-1]["restoration"] < 0.9 * rows[0]["restoration"]
+        assert rows[-1]["restoration"] < 0.85 * rows[0]["restoration"]
         gains = {name: value for name, value in trained.rows[-1].items() if name.startswith("gain_db/")}
         assert len(gains) == 3
         assert all(gain > 0 for gain in gains.values()), gains
         assert len(lines) == 10
-        assert "step 45 of 45" in lines[-1]
+        assert "step 50 of 50" in lines[-1]
 
     def test_a_missing_device_is_a_configuration_error(self, tmp_path):
         if torch.cuda.is_available():
