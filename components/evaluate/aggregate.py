@@ -165,14 +165,18 @@ def indicators(measured: Iterable[Measured]) -> list[Indicator]:
 
 
 def within_cases(items: Sequence[Measured]) -> float | None:
-    """Mean over cases of the rank correlation of true severity and mean estimate over the levels of the case."""
+    """Mean over cases of the rank correlation of true severity and mean estimate over the levels of the case.
+
+    None where no case has several levels with several estimates: a constant has no rank.
+    """
     from scipy.stats import spearmanr
 
     levels: dict[str, list[tuple[float, float]]] = {}
     for item in items:
         if item.degradation is not None:
             levels.setdefault(item.pair.case_id, []).append((item.pair.physics.severity, item.degradation.mean()))
-    found = [spearmanr(*zip(*pairs, strict=True)).statistic for pairs in levels.values() if len(pairs) > 1]
+    columns = [tuple(zip(*pairs, strict=True)) for pairs in levels.values()]
+    found = [spearmanr(*both).statistic for both in columns if all(len(set(values)) > 1 for values in both)]
     return float(np.mean(found)) if found else None
 
 

@@ -109,6 +109,9 @@ def test_the_order_of_levels_counts_within_a_case():
     assert within_cases(noisy + clear) == pytest.approx(1)
     assert within_cases([*noisy, measured("b", 0.5, 0.4), measured("b", 0.8, 0.1)]) == pytest.approx(0)
     assert within_cases([noisy[0], clear[0]]) is None
+    unguided = [measured("c", 0.2, 0.0), measured("c", 0.5, 0.0)]  # a network without guidance estimates a constant
+    assert within_cases(unguided) is None
+    assert within_cases(noisy + unguided) == pytest.approx(1)
 
 
 def test_lineage_of_the_networks_is_kept(run):

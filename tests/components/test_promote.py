@@ -2,7 +2,6 @@
 
 import json
 import os
-from dataclasses import replace
 
 import pytest
 
@@ -10,7 +9,7 @@ from components.promote import account, audit, binary, processes, registry, remo
 from components.promote import switch as switching
 from components.promote.exported import read_release
 from components.promote.paths import ServingPaths
-from components.promote.step import PromoteConfig, check_approval, promote
+from components.promote.step import PromoteConfig, promote
 from mira.cli import main
 from mira.errors import ConfigurationError, GateFailed, MiraError, ServingFailed
 from mira.storage import make_secret, write_json
@@ -212,20 +211,6 @@ def test_a_release_that_was_changed_on_disk_is_not_served(tmp_path, config, chan
         repository.verify(config, first, 1)
 
 
-def test_an_approval_of_a_number_counts_only_while_the_number_is_one_decisions(tmp_path, config):
-    manual, wanted = config.model_copy(update={"approval": "manual"}), read_release(*make_release(tmp_path, 4))
-    audit.append(config.audit, "promote", "failed", version=4, decision_sha256=wanted.decision_sha256)
-    with pytest.raises(GateFailed, match="--why TEXT` and promote"):
-        check_approval(manual, wanted)
-    audit.append(config.audit, "approve", "done", version=4)
-    check_approval(manual, wanted)
-    other = replace(wanted, decision_sha256="a" * 64)  # of a registry that was begun anew
-    with pytest.raises(GateFailed, match="--why TEXT --decision FILE` and promote again"):
-        check_approval(manual, other)
-    audit.append(config.audit, "approve", "done", version=4, decision_sha256="a" * 64)
-    check_approval(manual, other)
-
-
 # on disk
 
 
@@ -239,17 +224,23 @@ def staged(config, root, version, gain=0.1):
     return repository.Served(version=version, since="now", releases={**before.releases, version: record})
 
 
-def tree(root):
-    return {p.relative_to(root): p.read_bytes() for p in root.rglob("*") if p.is_file() and p.name != ".lock"}
-
-
-def test_switch_moves_in_and_undo_leaves_every_byte_as_it_was(tmp_path, config):
-    first = staged(config, tmp_path / "1", 1)
+def first_serves(config, root):
+    """Version 1 is on disk as a promotion leaves it."""
+    first = staged(config, root, 1)
     switch = switching.Switch(config)
     switch.move_in("mira_net", 1)
     switch.point("mira_net", 1)
     switch.finish()
     repository.write_served(config, first)
+    return first
+
+
+def tree(root):
+    return {p.relative_to(root): p.read_bytes() for p in root.rglob("*") if p.is_file() and p.name != ".lock"}
+
+
+def test_switch_moves_in_and_undo_leaves_every_byte_as_it_was(tmp_path, config):
+    first_serves(config, tmp_path / "1")
     repository.remove_candidates(config)
     before = tree(config.models)
     times = (config.models / "mira_net" / "config.pbtxt").stat().st_mtime_ns
@@ -266,12 +257,7 @@ def test_switch_moves_in_and_undo_leaves_every_byte_as_it_was(tmp_path, config):
 
 
 def test_repair_brings_back_the_served_network_that_a_killed_promotion_set_aside(tmp_path, config):
-    first = staged(config, tmp_path / "1", 1)
-    switch = switching.Switch(config)
-    switch.move_in("mira_net", 1)
-    switch.point("mira_net", 1)
-    switch.finish()
-    repository.write_served(config, first)
+    first = first_serves(config, tmp_path / "1")
     staged(config, tmp_path / "other", 1, gain=0.9)
     killed = switching.Switch(config)
     killed.move_in("mira_net", 1)
@@ -290,12 +276,7 @@ def test_one_change_at_a_time(config):
 
 
 def test_what_does_not_agree_during_a_change_is_said_to_pass_and_after_a_killed_one_it_is_not(tmp_path, config):
-    first = staged(config, tmp_path / "1", 1)
-    switch = switching.Switch(config)
-    switch.move_in("mira_net", 1)
-    switch.point("mira_net", 1)
-    switch.finish()
-    repository.write_served(config, first)
+    first_serves(config, tmp_path / "1")
     assert (status.read(config, "off").changing, status.read(config, "off").disagreements) == ("", [])
     fresh = config.models / "mira_net" / ".new-configs"
     with account.audited(config, "promote", "me", version=2), repository.locked(config):
