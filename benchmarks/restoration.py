@@ -37,7 +37,7 @@ def main() -> int:
     parser.add_argument("--pairs", nargs="+", metavar="NAME=DIR", help="pair stores; a study for each")
     parser.add_argument("--steps", nargs="+", type=int, default=[1000], help="budgets: optimiser steps per task")
     parser.add_argument("--size", default="tiny", help="size of MIRA-Net")
-    parser.add_argument("--rivals", nargs="*", default=list(RIVALS), help="baselines of model/baselines.py")
+    parser.add_argument("--rivals", nargs="*", default=list(RIVALS), help="baselines of model/baselines.py, or NAME@RATE")
     parser.add_argument("--slices", type=int, default=6, help="slices measured of each pair")
     parser.add_argument("--workers", type=int, default=2, help="networks trained at once, one core each")
     parser.add_argument("--work", type=Path, default=Path("runs/study"), help="where networks and results are kept")
@@ -107,9 +107,9 @@ def _study(name: str, pairs: Path, arguments: argparse.Namespace) -> dict[str, A
         measured = measure_all(pairs, trained, arguments.slices, seed=0)
         tables[steps] = slice_table(measured, PROFILES)
         for item in trained:
-            name_of, architecture = item.training.name, item.training.architecture
+            name_of, network = item.training.name, item.training.network
             if name_of not in costs:  # what a network has learnt does not change what it costs
-                same = (cost for known, cost in costs.items() if known.partition(":")[0] == architecture)
+                same = (cost for known, cost in costs.items() if known.partition(":")[0].partition("@")[0] == network)
                 costs[name_of] = next(same, None) or cost_of(load_network(item), 1 if arguments.quick else 3)
     final = tables[max(tables)]
     folder = arguments.work / name

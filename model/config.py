@@ -5,6 +5,9 @@ from typing import Any, Literal
 
 from mira.errors import ConfigurationError
 
+# What a file means that lacks a field: networks were so before there was a choice.
+BEFORE: dict[str, Any] = {"modulation": "gated", "keeps_local_mean": False}
+
 Guide = Literal["image", "label", "none"]
 ModulationKind = Literal["linear", "gated"]
 
@@ -25,6 +28,8 @@ class ModelConfig:
         guide: what the instruction comes from: the `image`, or, for ablations, the declared `label` or `none`.
         modulation: how the instruction modulates a block; `gated` is that of the weights from before `linear`, so that
             a champion of then still serves and is measured beside its successor.
+        keeps_local_mean: whether restored PET is scaled to the local mean of its input (`model.units`); weights from
+            before it was so were trained without.
         error_map: whether a second head predicts the error of each restored pixel (`model.error_map`).
     """
 
@@ -38,6 +43,7 @@ class ModelConfig:
     pathways: int = 1
     guide: Guide = "image"
     modulation: ModulationKind = "linear"
+    keeps_local_mean: bool = True
     error_map: bool = False
 
     def to_dict(self) -> dict[str, Any]:
@@ -53,7 +59,7 @@ class ModelConfig:
         """
         try:
             fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-            return cls(**{"modulation": "gated"} | fields)  # files from before there was another kind
+            return cls(**BEFORE | fields)
         except TypeError as error:
             raise ConfigurationError(
                 f"The network's configuration cannot be read: {error}. Use its own version."

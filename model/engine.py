@@ -11,6 +11,7 @@ from mira.errors import ConfigurationError, DataRejected
 from mira.tasks import Modality, task_of
 from model.checkpoint import load_restorer
 from model.released import Weights, find_weights
+from model.restorer import Restoration
 
 
 class TorchEngine:
@@ -55,12 +56,27 @@ class TorchEngine:
         found: list[list[torch.Tensor]] = []
         with torch.inference_mode():
             for one in zip(*inputs, strict=True):
-                answer = self._restorer(*(tensor[None].to(self._device) for tensor in one))
+                on_device = [tensor[None].to(self._device) for tensor in one]
+                answer = self._estimates(*on_device) if batch.only_estimates else self._restorer(*on_device)
                 found.append([tensor.cpu() for tensor in answer if tensor is not None])
         outputs = [torch.cat(parts).numpy() for parts in zip(*found, strict=True)]
         restored, probability, degradation, instruction = outputs[:4]
         error = outputs[4] if batch.want_error else None
         return Answer(restored, probability, degradation[:, 0], instruction, self.version, error)
+
+    def _estimates(
+        self,
+        image: torch.Tensor,
+        modality: torch.Tensor,
+        mr_scale: torch.Tensor,
+        instruction: torch.Tensor,
+        weight: torch.Tensor,
+    ) -> Restoration:
+        """What the network sees in slices, without restoring them; arguments as of `Restorer.forward`."""
+        seen = self._restorer.guide(image, modality, mr_scale)
+        probability = torch.softmax(seen.modality_logits.float(), dim=1)
+        used = torch.lerp(seen.instruction.float(), instruction, weight)
+        return Restoration(image[:, :, :0, :0], probability, seen.degradation.float(), used)
 
     def close(self) -> None:
         """Nothing to let go of."""

@@ -19,12 +19,14 @@ class GuidedNetwork(nn.Module):
     Args:
         guidance: feature maps [B, 2, H, W] and one-hot declared modality [B, 3] to `Guidance`.
         instruction_dim: length D of the instruction.
+        keeps_local_mean: whether what it restores is scaled to the local mean of its input (`model.units`).
     """
 
-    def __init__(self, guidance: nn.Module, instruction_dim: int) -> None:
+    def __init__(self, guidance: nn.Module, instruction_dim: int, keeps_local_mean: bool = True) -> None:
         super().__init__()
         self.guidance = guidance
         self.instruction_dim = instruction_dim
+        self.keeps_local_mean = keeps_local_mean
         self.error_head: ErrorHead | None = None
 
     def restore(self, features: Tensor, instruction: Tensor) -> Tensor:
@@ -45,7 +47,7 @@ class MiraNet(GuidedNetwork):
     """A U-Net of four levels whose every block is modulated by the instruction."""
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__(_guidance(config), config.instruction_dim)
+        super().__init__(_guidance(config), config.instruction_dim, config.keeps_local_mean)
         self.config = config
         widths = config.widths
 

@@ -83,7 +83,7 @@ class Restorer(nn.Module):
         used = own * (1 - share) + instruction.to(own.dtype) * share
         residual, expected = self.network.restore_with_error(seen, used)
         native = units.native_range(selector, mr_scale)
-        change = residual.float() * units.residual_unit(value, selector) * units.trust(value, selector)
+        change = units.restored(value, residual, selector, self.network.keeps_local_mean) - value
         restored = image + change * native
         is_ct = selector[:, Modality.CT.number, None, None, None] > 0
         restored = torch.where(is_ct, restored, restored.clamp_min(0.0))

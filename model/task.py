@@ -62,7 +62,7 @@ class RestorationTask(pl.LightningModule):  # type: ignore[misc]  # lightning is
         network = self.restorer.network
         guidance = network.guidance(seen, selector)
         residual, expected = network.restore_with_error(seen, guidance.instruction)
-        restored = value + residual.float() * units.residual_unit(value, selector) * units.trust(value, selector)
+        restored = units.restored(value, residual, selector, network.keeps_local_mean)
         target = units.normalise(batch.reference, selector, batch.mr_scale)
         error = (restored - target) / units.choose(selector, units.LOSS_UNIT)
         losses = training_losses(error, guidance, batch.modality, batch.severity, self.indicator_weight)

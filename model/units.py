@@ -4,9 +4,13 @@ CT is (x + 1024) / 4095, PET x / 20, MR x / mr_scale (the AMIR convention; MR by
 of this value the network sees a contrast map per modality, because soft tissue is a tenth of the CT range and most of
 PET lies near zero; and its residual has a unit per modality, so that one network output means a like effort
 everywhere: 20 HU, a tenth of an SUV near zero and more where uptake is high, 3 % of the MR scale.
+
+Activity is a quantity: few counts make a PET image noisy and do not change its mean. So what is restored is scaled to
+the local mean of the input (`scaled_to_local_mean`), and a network decides where the uptake lies, not how much it is.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mira.tasks import Modality
@@ -20,6 +24,11 @@ HIGH = (1.0, 1.5, 2.0)
 FADE = 0.1
 # Error that counts as one in the training loss, near the spread of the degradations: 20 HU, 0.2 SUV, 3 % of MR scale.
 LOSS_UNIT = (20.0 / CT_RANGE, 0.2 / PET_RANGE, 0.03)
+# Side in pixels of the square whose mean a PET image keeps; what keeps the quotient of two means of air near one, in
+# normalised units (0.02 SUV); and how far an image is scaled at most, up or down.
+LOCAL_SIDE = 17
+LOCAL_FLOOR = 0.02 / PET_RANGE
+LOCAL_LIMIT = 2.0
 
 
 def one_hot(modality: Tensor) -> Tensor:
@@ -64,3 +73,37 @@ def residual_unit(value: Tensor, selector: Tensor) -> Tensor:
     pet = 0.1 / PET_RANGE + 0.2 * value.clamp(0.0, HIGH[Modality.PET.number])
     fixed = choose(selector, (LOSS_UNIT[0], 0.0, LOSS_UNIT[2]))
     return fixed + selector[:, Modality.PET.number, None, None, None] * pet
+
+
+def restored(value: Tensor, residual: Tensor, selector: Tensor, keeps_local_mean: bool) -> Tensor:
+    """What a residual makes of an image, [B, 1, H, W] in normalised units.
+
+    Args:
+        value: the degraded image in normalised units.
+        residual: what the network says, in its own unit.
+        selector: one-hot modality [B, 3].
+        keeps_local_mean: scale PET to the local mean of the input.
+    """
+    change = residual.float() * residual_unit(value, selector)
+    trusted = trust(value, selector)
+    if keeps_local_mean:
+        kept = scaled_to_local_mean(value + change * trusted, value) - value
+        change = torch.where(selector[:, Modality.PET.number, None, None, None] > 0, kept, change)
+    return value + change * trusted
+
+
+def scaled_to_local_mean(image: Tensor, source: Tensor) -> Tensor:
+    """The non-negative part of an image times the quotient of the local means of its source and of itself.
+
+    Pixels beyond the border count in neither mean. Exactly the image where it is its source and not negative.
+    """
+    image, source = image.clamp_min(0.0), source.clamp_min(0.0)
+    quotient = (_local_mean(source) + LOCAL_FLOOR) / (_local_mean(image) + LOCAL_FLOOR)
+    return image * quotient.clamp(1 / LOCAL_LIMIT, LOCAL_LIMIT)
+
+
+def _local_mean(image: Tensor) -> Tensor:
+    """Mean over a square, zeros beyond the border, along one axis after the other."""
+    half = LOCAL_SIDE // 2
+    rows = F.avg_pool2d(image, (LOCAL_SIDE, 1), stride=1, padding=(half, 0))
+    return F.avg_pool2d(rows, (1, LOCAL_SIDE), stride=1, padding=(0, half))

@@ -48,7 +48,7 @@ def load_network(finished: Finished) -> "Restorer":
     from model.baselines import named_network
     from model.restorer import Restorer
 
-    network = named_network(finished.training.architecture)
+    network = named_network(finished.training.network)
     network.load_state_dict(load_file(finished.folder / "model.safetensors"))
     return Restorer(network).eval()
 

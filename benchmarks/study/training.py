@@ -24,14 +24,14 @@ class Budget:
         steps_per_task: optimiser steps for each task.
         batch_size: patches in a step.
         patch_size: rows and columns of a patch.
-        learning_rate: peak learning rate of AdamW; the same for all networks.
+        learning_rate: peak learning rate of AdamW; the same for all networks but those that name their own.
         seed: seed of weights and patches.
     """
 
     steps_per_task: int
     batch_size: int = 4
     patch_size: int = 64
-    learning_rate: float = 2e-3
+    learning_rate: float = 4e-3
     seed: int = 1
 
 
@@ -40,12 +40,23 @@ class Training:
     """One network of the study.
 
     Attributes:
-        architecture: name that `model.baselines.named_network` knows.
+        architecture: name that `model.baselines.named_network` knows, or NAME@RATE for a peak learning rate of its own,
+            since what suits MIRA-Net need not suit its rivals.
         learns: `unified`, or a task.
     """
 
     architecture: str
     learns: str
+
+    @property
+    def network(self) -> str:
+        """The architecture without its learning rate."""
+        return self.architecture.partition("@")[0]
+
+    def learning_rate(self, budget: Budget) -> float:
+        """Its own peak learning rate, or that of the budget."""
+        own = self.architecture.partition("@")[2]
+        return float(own) if own else budget.learning_rate
 
     @property
     def name(self) -> str:
@@ -130,11 +141,11 @@ def _train(pairs: Path, training: Training, budget: Budget, folder: Path) -> Non
     volumes = load(pairs, [pair for task in tasks for pair in index.select("train", task=task)])
     steps = budget.steps_per_task * len(tasks)
     settings = Settings(
-        size=training.architecture,
+        size=training.network,
         total_steps=steps,
         batch_size=budget.batch_size,
         patch_size=budget.patch_size,
-        learning_rate=budget.learning_rate,
+        learning_rate=training.learning_rate(budget),
         weight_decay=1e-3,
         warmup_share=0.05,
         ema_decay=0.99,
@@ -151,7 +162,7 @@ def _train(pairs: Path, training: Training, budget: Budget, folder: Path) -> Non
     partial = folder.with_suffix(".partial")
     partial.mkdir(parents=True, exist_ok=True)
     begin = time.monotonic()
-    trained = fit(volumes, [], settings, partial, network=lambda: named_network(training.architecture))
+    trained = fit(volumes, [], settings, partial, network=lambda: named_network(training.network))
     with atomic_folder(folder) as new:
         weights = {key: value.detach().contiguous() for key, value in trained.network.state_dict().items()}
         save_file(weights, new / "model.safetensors")

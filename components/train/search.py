@@ -28,7 +28,7 @@ class SearchConfig(Record):
 
     trials: int = Field(20, ge=1, description="trainings in all; a search that was cut off goes on to this number")
     steps_per_task: int = Field(300, ge=1, description="optimiser steps for each task in a trial")
-    learning_rate: tuple[float, float] = Field((5e-4, 5e-3), description="smallest and largest peak learning rate")
+    learning_rate: tuple[float, float] = Field((1e-3, 1e-2), description="smallest and largest peak learning rate")
     batch_size: list[int] = Field([2, 4, 8], description="batch sizes to choose from, at equal numbers of patches")
     patch_size: list[int] = Field([48, 64, 96], description="patch sizes to choose from")
     ema_decay: list[float] = Field([0.98, 0.99, 0.995], description="decays of the averaged weights to choose from")

@@ -54,7 +54,7 @@ class TrainConfig(Record):
     )
     batch_size: int = Field(4, ge=1, description="patches in an optimiser step")
     patch_size: int = Field(64, ge=32, description="rows and columns of a patch; smaller images are mirrored")
-    learning_rate: float = Field(2e-3, gt=0, description="peak learning rate of AdamW")
+    learning_rate: float = Field(4e-3, gt=0, description="peak learning rate of AdamW")
     weight_decay: float = Field(1e-3, ge=0, description="AdamW's weight decay")
     warmup_share: float = Field(0.05, ge=0, lt=1, description="share of the steps in which the learning rate rises")
     ema_decay: float = Field(0.99, ge=0, lt=1, description="decay per step of the averaged weights that are kept")

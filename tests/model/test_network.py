@@ -56,9 +56,9 @@ def test_configuration_survives_json():
 
 
 def test_a_network_from_before_linear_modulation_can_still_be_read():
-    before = replace(LITTLE, modulation="gated")
+    before = replace(LITTLE, modulation="gated", keeps_local_mean=False)
     values = before.to_dict()
-    del values["modulation"]
+    del values["modulation"], values["keeps_local_mean"]
     assert ModelConfig.from_dict(values) == before
     names = MiraNet(before).state_dict().keys()
     assert any(name.endswith("modulation.gamma") for name in names)
@@ -172,3 +172,47 @@ class TestTiles:
         assert change > 20
         assert np.abs(tiled.voxels[0] - whole.voxels[0]).max() < 0.001 * min(change, 4095)
         assert np.array_equal(tiled.instruction, whole.instruction)
+
+
+def _uptake() -> torch.Tensor:
+    """PET of two levels of uptake and a hot spot, noisy, in SUV."""
+    mean = torch.full((1, 1, 96, 80), 0.5)
+    mean[:, :, 20:70, 10:60], mean[:, :, 40:46, 30:36] = 3.0, 9.0
+    return torch.distributions.Gamma(4.0, 4.0 / mean).sample()
+
+
+def test_restored_pet_keeps_the_local_mean_of_its_input():
+    """A network that takes a fifth of the uptake away, and a tenth of an SUV, everywhere."""
+    torch.manual_seed(0)
+    image = _uptake()[0].numpy()
+    network = MiraNet(size_config("tiny"))
+    torch.nn.init.constant_(network.head.bias, -1.0)
+    bias = {}
+    for network.keeps_local_mean in (True, False):
+        restored = restore_volume(Restorer(network), image, Modality.PET).voxels
+        means = [volume.reshape(3, 32, 5, 16).mean(axis=(1, 3)) for volume in (restored, image)]
+        bias[network.keeps_local_mean] = np.abs(means[0] / means[1] - 1)
+    assert bias[False].min() > 0.15
+    assert bias[True].max() < 0.1  # a square of 17 pixels is wider than a block
+    assert bias[True].mean() < 0.03
+
+
+def test_ct_and_mr_are_restored_as_they_were():
+    restorer = random_restorer("tiny", seed=1)
+    inputs = example_inputs(restorer, batch=1)
+    for modality in (Modality.CT, Modality.MR):
+        kind = torch.full((1, 1), modality.number)
+        answers = []
+        for keeps in (True, False):
+            restorer.network.keeps_local_mean = keeps
+            with torch.inference_mode():
+                answers.append(restorer(inputs[0], kind, *inputs[2:]).restored)
+        assert torch.equal(*answers)
+
+
+def test_scaling_to_the_local_mean_is_limited_and_leaves_the_source_alone():
+    source = _uptake() / units.PET_RANGE
+    assert torch.equal(units.scaled_to_local_mean(source, source), source)
+    assert torch.equal(units.scaled_to_local_mean(source / 100, source), source / 100 * units.LOCAL_LIMIT)
+    assert torch.isfinite(units.scaled_to_local_mean(-source, source)).all()
+    assert torch.equal(units.scaled_to_local_mean(torch.zeros_like(source), torch.zeros_like(source)), source * 0)
