@@ -37,7 +37,8 @@ def main() -> int:
     parser.add_argument("--pairs", nargs="+", metavar="NAME=DIR", help="pair stores; a study for each")
     parser.add_argument("--steps", nargs="+", type=int, default=[1000], help="budgets: optimiser steps per task")
     parser.add_argument("--size", default="tiny", help="size of MIRA-Net")
-    parser.add_argument("--rivals", nargs="*", default=list(RIVALS), help="baselines of model/baselines.py, or NAME@RATE")
+    names = "baselines of model/baselines.py, or NAME@RATE for a learning rate of its own"
+    parser.add_argument("--rivals", nargs="*", default=list(RIVALS), help=names)
     parser.add_argument("--slices", type=int, default=6, help="slices measured of each pair")
     parser.add_argument("--workers", type=int, default=2, help="networks trained at once, one core each")
     parser.add_argument("--work", type=Path, default=Path("runs/study"), help="where networks and results are kept")

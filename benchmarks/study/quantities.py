@@ -37,6 +37,7 @@ QUANTITIES = (
     Quantity(Task.CT_DENOISING, "hu_mean_bias", "mean HU, uniform soft tissue", "HU", 1.0),
     Quantity(Task.PET_SYNTHESIS, "suv_lesion_bias", "SUVmean of lesions", "%", 2.0),
     Quantity(Task.PET_SYNTHESIS, "suv_mean_bias", "SUVmean of tissue", "%", None),
+    Quantity(Task.PET_SYNTHESIS, "activity_bias", "all activity", "%", None),
     Quantity(Task.MRI_SUPER_RESOLUTION, "mr_mean_bias", "mean of MR foreground", "%", 0.5),
 )
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 CLINICAL: dict[str, str] = {
     "hu_mean_bias": "HU; mean of uniform soft tissue, test minus reference",
     "suv_mean_bias": "percent of the reference; mean SUV of tissue above 0.5 SUV",
+    "activity_bias": "percent of the reference; sum of all SUV of the measured slices, of air and noise too",
     "suv_lesion_bias": "percent of the reference; mean SUV of contoured structures hotter than their surroundings, "
     "mean over structures",
     "suv_max_bias": "percent of the reference; hottest voxel of the measured slices",

@@ -19,7 +19,7 @@ class Bias:
     """Difference of a quantity between test and reference.
 
     Attributes:
-        name: `hu_mean`, `suv_mean`, `suv_max` or `mr_mean`.
+        name: `hu_mean`, `suv_mean`, `suv_max`, `activity` or `mr_mean`.
         unit: `HU`, or `%` of the reference's value.
         value: test minus reference.
         reference: the reference's own value, in native units.
@@ -107,7 +107,8 @@ def mean_bias(
     """Bias of the clinical quantities: mean HU of uniform soft tissue, SUVmean and SUVmax, or the mean of MR tissue.
 
     Regions are taken from the reference. For CT that is the uniform soft tissue: a region picked by the value of single
-    noisy voxels would regress to the mean by itself. SUVmax is the hottest voxel of each volume.
+    noisy voxels would regress to the mean by itself. So does the tissue of PET, which is picked by its value; the sum
+    over all voxels, its activity, does not. SUVmax is the hottest voxel of each volume.
 
     Args:
         reference: volume in native units.
@@ -138,6 +139,9 @@ def mean_bias(
         top = float(reference[region].max())
         hottest = float(test[region].max()) if mask is not None else float(test.max())
         result.append(Bias("suv_max", "%", 100 * (hottest - top) / top, top))
+        every, now = (float(volume.mean(dtype=np.float64)) for volume in (reference, test))
+        if mask is None and every > 0:
+            result.append(Bias("activity", "%", 100 * (now - every) / every, every))
     return result
 
 

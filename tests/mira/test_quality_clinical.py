@@ -37,9 +37,16 @@ def test_suv_and_mr_bias_in_percent():
     pet[0, 5, 5] = 10
     test = pet * np.float32(0.95)
     biases = {b.name: b.value for b in mean_bias(pet, test, Modality.PET)}
-    assert biases == {"suv_mean": pytest.approx(-5, abs=1e-3), "suv_max": pytest.approx(-5, abs=1e-3)}
+    assert biases == {name: pytest.approx(-5, abs=1e-3) for name in ("suv_mean", "suv_max", "activity")}
     (mr,) = mean_bias(pet * 100, pet * 110, Modality.MR)
     assert (mr.name, mr.unit, mr.value) == ("mr_mean", "%", pytest.approx(10, abs=1e-3))
+
+
+def test_activity_does_not_regress_where_a_region_picked_by_value_does():
+    noisy = RNG.gamma(2.0, 0.25, (1, 64, 64)).astype(np.float32)
+    biases = {b.name: b.value for b in mean_bias(noisy, np.full_like(noisy, noisy.mean()), Modality.PET)}
+    assert biases["suv_mean"] < -20
+    assert biases["activity"] == pytest.approx(0, abs=1e-3)
 
 
 def test_no_region_gives_no_figure():
