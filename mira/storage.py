@@ -13,10 +13,14 @@ from typing import Any
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path, durable: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` when the block succeeds.
 
     The temporary name keeps the suffix, since writers (nibabel, parquet) choose the format by it.
+
+    Args:
+        path: the file.
+        durable: whether it must be whole after a power cut, too; this waits for the disk.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=".partial-", suffix=path.suffix, dir=path.parent)
@@ -25,7 +29,11 @@ def atomic_file(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o644)
+        if durable:
+            _flush(temporary)
         os.replace(temporary, path)
+        if durable:
+            _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -49,19 +57,28 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write text atomically, as UTF-8."""
-    with atomic_file(path) as temporary:
+def _flush(path: Path) -> None:
+    """Bring a file, or the names in a folder, from the cache to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str, durable: bool = False) -> None:
+    """Write text atomically, as UTF-8; `durable` as in `atomic_file`."""
+    with atomic_file(path, durable) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, durable: bool = False) -> None:
     """Write a JSON document atomically, with sorted keys so that equal content is equal bytes.
 
     Raises:
         ValueError: for NaN or infinity, which JSON has no word for.
     """
-    write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n", durable)
 
 
 def write_compact_json(path: Path, value: Any) -> None:

@@ -79,7 +79,8 @@ def check(
     """Send canaries to a server and compare every answer.
 
     Args:
-        canaries: what `make` gave for the network that should serve.
+        canaries: what `make` gave for the network that should serve; each is sent twice, for everything and for its
+            estimates alone.
         url: HOST:PORT.
         model: name of the served model.
         version: version that must answer.
@@ -96,7 +97,11 @@ def check(
         ServingFailed: when an answer is missing, from another version, or different.
     """
     with contextlib.closing(_Once(url, model, deadline_s, transport)) as server:
-        return max(_compare(canary, server.infer(canary.batch), model, version, tolerance) for canary in canaries)
+        return max(
+            _compare(canary, server.infer(replace(canary.batch, only_estimates=alone)), model, version, tolerance)
+            for canary in canaries
+            for alone in (False, True)  # estimates alone may come by a way of their own
+        )
 
 
 class _Once(TritonProtocol):
@@ -202,8 +207,8 @@ def _compare(canary: Canary, answer: Answer, model: str, version: int, tolerance
     if answer.version != str(version):
         raise ServingFailed(f"{model}: version {answer.version} answered instead of {version}.")
     pairs = [(answer.restored, canary.restored), (answer.predicted_error, canary.predicted_error)]
-    apart = [np.abs(got - known).max() for got, known in pairs if got is not None and known is not None]
-    difference = float(np.max(apart)) / RANGE[canary.modality]
+    apart = [np.abs(got - known).max() for got, known in pairs if got is not None and known is not None and got.size]
+    difference = float(np.max([0.0, *apart])) / RANGE[canary.modality]
     estimates = float(np.abs(_estimates(answer) - canary.estimates).max())
     tolerance = max(tolerance, canary.slack)
     # not (a <= b) is also true for NaN

@@ -1,5 +1,7 @@
 """What a promotion is given: exported networks, the registered version and the gate's decision, all checked."""
 
+import hashlib
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,7 @@ from components.export.profiles import Profile
 from components.promote.signing import check_export
 from mira.client.batches import ERROR_MAP
 from mira.errors import GateFailed, ServingFailed
-from mira.storage import hash_file, read_json
+from mira.storage import hash_file
 from mira.tasks import TASKS, Modality, Task
 
 MAIN_MODEL = "mira_net"
@@ -124,14 +126,17 @@ def read_release(exported: Path, version: Path, decision: Path) -> Release:
     """
     registered = _document(version, "version.json", "register")
     judged = _file(decision, "decision.json", "gate")
-    if _document(decision, "decision.json", "gate").get("approved") is not True:
-        raise GateFailed("The gate did not approve this candidate; read decision.md. Nothing was promoted.")
-    digest = hash_file(judged)
+    content = judged.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
     if registered.get("decision_sha256") != digest:
         raise GateFailed(
             "The decision is not the one that the version was registered under: its hash differs. "
             "Give the decision.json of the same run."
         )
+    if _parsed(content, judged, "gate").get("approved") is not True:
+        raise GateFailed("The gate did not approve this candidate; read decision.md. Nothing was promoted.")
+    if not str(registered.get("version", "")).isdecimal():
+        raise ServingFailed(f"{version} names no version. Run the register step again.")
     number = int(registered["version"])
     models = [_read(exported / name, name, registered) for name in MODEL_NAMES if (exported / name).is_dir()]
     if MAIN_MODEL not in [model.name for model in models]:
@@ -140,21 +145,19 @@ def read_release(exported: Path, version: Path, decision: Path) -> Release:
 
 
 def _read(folder: Path, name: str, registered: dict[str, Any]) -> Exported:
-    version = int(registered["version"])
-    metadata = _document(folder, "metadata.json", "export")
-    network = folder / "model.onnx"
-    if not network.is_file():
+    """One exported network; nothing of it is read before its signature, and nothing else than what was signed."""
+    described = _file(folder, "metadata.json", "export")
+    if not (folder / "model.onnx").is_file():
         raise ServingFailed(f"{folder} holds no model.onnx. {ALTERNATIVE}")
-    digest = hash_file(network)
-    if digest != metadata.get("onnx_sha256"):
+    signed, content = check_export(folder, registered), described.read_bytes()
+    if hashlib.sha256(content).hexdigest() != signed["metadata_sha256"]:
+        raise ServingFailed(f"{described} was changed while it was read. {ALTERNATIVE}")
+    metadata, digest, version = _parsed(content, described, "export"), signed["onnx_sha256"], signed["version"]
+    if (metadata.get("onnx_sha256"), metadata.get("version")) != (digest, version):
         raise ServingFailed(
-            f"{name}: model.onnx was changed after its export; its hash is not that of metadata.json. {ALTERNATIVE}"
+            f"{name}: metadata.json was signed with version {version}, but says version {metadata.get('version')} or "
+            f"another model.onnx. {ALTERNATIVE}"
         )
-    if int(metadata["version"]) != version:
-        raise ServingFailed(
-            f"{name} is version {metadata['version']}, but version {version} is to be promoted. {ALTERNATIVE}"
-        )
-    check_export(folder, registered)
     modalities = {TASKS[Task(task)].modality for task in metadata["tasks"]}
     return Exported(
         name=name,
@@ -176,5 +179,20 @@ def _file(path: Path, name: str, step: str) -> Path:
 
 
 def _document(path: Path, name: str, step: str) -> dict[str, Any]:
-    document: dict[str, Any] = read_json(_file(path, name, step))
+    found = _file(path, name, step)
+    return _parsed(found.read_bytes(), found, step)
+
+
+def _parsed(content: bytes, path: Path, step: str) -> dict[str, Any]:
+    """The JSON object of a file's content.
+
+    Raises:
+        ServingFailed: when it is none.
+    """
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ServingFailed(f"{path} cannot be read as JSON. Run the {step} step again.") from error
+    if not isinstance(document, dict):
+        raise ServingFailed(f"{path} holds no JSON object. Run the {step} step again.")
     return document

@@ -1,14 +1,17 @@
 """Where the serving station keeps its files."""
 
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import Field
 
 from mira.cases import Record
+from mira.errors import ServingFailed
 from mira.storage import read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVED_FILE = "served.json"
+State = TypeVar("State", bound=Record)
 
 
 class ServingPaths(Record):
@@ -92,6 +95,23 @@ class ServingPaths(Record):
     def remember(self) -> None:
         """Note the repository in the workspace."""
         write_json(self.remembered, {"repository": str(self.models)})
+
+
+def recorded(path: Path, kind: type[State], advice: str) -> State:
+    """A state file of the station.
+
+    Args:
+        path: the file.
+        kind: what it holds.
+        advice: what to do when it cannot be read.
+
+    Raises:
+        ServingFailed: when it was damaged or edited; a server that runs serves on.
+    """
+    try:
+        return kind.model_validate(read_json(path))
+    except ValueError as error:  # no UTF-8, no JSON, or another one
+        raise ServingFailed(f"{path} is damaged: it cannot be read as {kind.__name__}. {advice}") from error
 
 
 def station(workspace: Path, repository: Path | None = None) -> ServingPaths:

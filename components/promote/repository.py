@@ -26,10 +26,10 @@ from pydantic import Field
 
 from components.promote import canary, config_files, signing
 from components.promote.exported import Exported
-from components.promote.paths import ROOT, SERVED_FILE, ServingPaths
+from components.promote.paths import ROOT, SERVED_FILE, ServingPaths, recorded
 from mira.cases import Record
 from mira.errors import ServingFailed
-from mira.storage import hash_file, read_json, write_json
+from mira.storage import hash_file, write_json
 
 CANDIDATES = ".candidates"
 OWN_CODE = ROOT / "triton_repo" / "templates" / "mira_net" / "model.py"
@@ -91,13 +91,18 @@ class Served(Record):
 
 
 def read_served(paths: ServingPaths) -> Served:
-    """What the repository serves according to its own record."""
-    return Served.model_validate(read_json(paths.served)) if paths.served.is_file() else Served()
+    """What the repository serves according to its own record.
+
+    Raises:
+        ServingFailed: when it cannot be read.
+    """
+    advice = "Bring it back from a backup; or move it away and promote again, which forgets the older releases."
+    return recorded(paths.served, Served, advice) if paths.served.is_file() else Served()
 
 
 def write_served(paths: ServingPaths, served: Served) -> None:
     """Record what is served; the next start loads exactly this."""
-    write_json(paths.served, served.model_dump(mode="json"))
+    write_json(paths.served, served.model_dump(mode="json"), durable=True)
 
 
 @contextmanager

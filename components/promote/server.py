@@ -13,11 +13,11 @@ from pathlib import Path
 
 from components.promote import processes, transport
 from components.promote.binary import TritonBinary, prepare
-from components.promote.paths import ServingPaths
+from components.promote.paths import ServingPaths, recorded
 from components.promote.triton import TritonAdmin
 from mira.cases import Record
 from mira.errors import ServingFailed
-from mira.storage import read_json, write_json, write_text
+from mira.storage import write_json, write_text
 
 RESTRICTED = "model-repository,shared-memory,trace,logging"
 START_SECONDS = 90.0
@@ -45,10 +45,15 @@ class ServerState(Record):
 
 
 def running(paths: ServingPaths) -> ServerState | None:
-    """The server of this workspace, or None when it is not running; leftovers of a dead one are removed."""
+    """The server of this workspace, or None when it is not running; leftovers of a dead one are removed.
+
+    Raises:
+        ServingFailed: when its state file cannot be read: another server beside it would go unnoticed.
+    """
     if not paths.server.is_file():
         return None
-    state = ServerState.model_validate(read_json(paths.server))
+    advice = "Nothing tells whether a server runs: end tritonserver, if there is one, and remove the file."
+    state = recorded(paths.server, ServerState, advice)
     if processes.start_ticks(state.pid) == state.ticks:
         return state
     if processes.start_ticks(state.pid) is None:

@@ -54,7 +54,7 @@ class Signer:
         try:
             document = read_json(path)
             statement, key, given = (document[name] for name in ("statement", "key", "hmac_sha256"))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ServingFailed(f"{path} is no signature. Export it again.") from error
         if not hmac.compare_digest(str(given).encode(), self._mac(statement).encode()):
             why = "was changed after it was signed" if key == self.key_id else f"was signed with another key, {key}"
@@ -67,6 +67,16 @@ class Signer:
     def _mac(self, statement: dict[str, Any]) -> str:
         text = json.dumps(statement, sort_keys=True, separators=(",", ":"))
         return hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()
+
+
+def known_signer() -> Signer | None:
+    """The key as of `load_signer`, None where there is none yet: it is not made.
+
+    Raises:
+        ConfigurationError: as `load_signer`.
+    """
+    given = any(os.environ.get(name, "").strip() for name in (KEY_VARIABLE, KEY_FILE_VARIABLE))
+    return load_signer() if given or os.path.lexists(_own_key()) else None
 
 
 def load_signer() -> Signer:
@@ -83,7 +93,7 @@ def load_signer() -> Signer:
     if given:
         return Signer(_checked(given, KEY_VARIABLE))
     named = os.environ.get(KEY_FILE_VARIABLE)
-    path = Path(named) if named else Path.home() / ".config" / "mira" / "signing.key"
+    path = Path(named) if named else _own_key()
     try:
         if not named and not os.path.lexists(path):
             make_secret(path)
@@ -119,8 +129,8 @@ def sign_export(folder: Path, registered: dict[str, Any]) -> None:
     write_json(folder / SIGNATURE, load_signer().sign(_statement(folder, registered)))
 
 
-def check_export(folder: Path, registered: dict[str, Any]) -> None:
-    """Check that a network is signed as one of a registered version.
+def check_export(folder: Path, registered: dict[str, Any]) -> dict[str, Any]:
+    """Check that a network is signed as one of a registered version; returns what was signed.
 
     Raises:
         ServingFailed: naming what differs.
@@ -132,6 +142,7 @@ def check_export(folder: Path, registered: dict[str, Any]) -> None:
             f"{folder / SIGNATURE} was signed for something else: {', '.join(different)} differ. "
             "Export the version that is to be promoted again."
         )
+    return signed
 
 
 def signed_version(folder: Path) -> dict[str, Any]:
@@ -197,6 +208,10 @@ def _files(folder: Path) -> dict[str, str]:
         if path.is_file() and path.relative_to(folder) != Path(SEAL):
             found[path.relative_to(folder).as_posix()] = hash_file(path)
     return found
+
+
+def _own_key() -> Path:
+    return Path.home() / ".config" / "mira" / "signing.key"
 
 
 def _checked(key: str, where: str) -> str:

@@ -19,10 +19,10 @@ from pathlib import Path
 from types import FrameType
 
 from components.promote import account, audit, candidate, processes, registry, release, repository, server
-from components.promote.paths import ROOT, ServingPaths
+from components.promote.paths import ROOT, ServingPaths, recorded
 from mira.cases import Record
 from mira.errors import MiraError, ServingFailed
-from mira.storage import read_json, write_json, write_text
+from mira.storage import write_json, write_text
 
 LOOK_SECONDS = 0.5
 INTERVAL_SECONDS = 15.0
@@ -94,13 +94,13 @@ class Supervisor:
     def step(self) -> None:
         """Look once, and act when something is wrong."""
         now = time.monotonic()
-        lost = bool(self._members - self._processes())
-        if now < self._not_before or not (lost or now >= self._next_round):
-            return
         try:
+            lost = bool(self._members - self._processes())
+            if now < self._not_before or not (lost or now >= self._next_round):
+                return
             with repository.locked(self.paths):
                 self._check(lost)
-        except ServingFailed as error:  # a promotion is at work, and looks after the server itself
+        except ServingFailed as error:  # a promotion is at work and looks after the server itself, or a file is damaged
             LOG.info("later: %s", error)
             self._not_before = now + 2 * LOOK_SECONDS
         except OSError as error:  # a full disk is no reason to leave the server alone
@@ -163,7 +163,7 @@ def running(paths: ServingPaths) -> SupervisorState | None:
     """The supervisor of this workspace, or None when it has none."""
     if not paths.supervisor.is_file():
         return None
-    state = SupervisorState.model_validate(read_json(paths.supervisor))
+    state = recorded(paths.supervisor, SupervisorState, "End the supervisor, if there is one, and remove the file.")
     return state if processes.start_ticks(state.pid) == state.ticks else None
 
 
@@ -212,7 +212,7 @@ def _own_state() -> SupervisorState:
 
 
 def _is_this_process(paths: ServingPaths) -> bool:
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ServingFailed):
         return running(paths) == _own_state()
     return False
 

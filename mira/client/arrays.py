@@ -120,7 +120,7 @@ class Restorer:
         slices: Iterable[NDArray[np.floating] | NDArray[np.integer]],
         modality: Modality | str,
         *,
-        mr_scale: float = 1.0,
+        mr_scale: float | None = None,
         instruction: Floats | None = None,
     ) -> Iterator[RestoredSlice]:
         """Restore slices as they come, and give them back in their order; memory holds a few batches only.
@@ -131,10 +131,11 @@ class Restorer:
         Args:
             slices: arrays [rows, columns] of one size, in HU, SUVbw or MR a.u.
             modality: CT, PET or MR.
-            mr_scale: robust intensity scale of an MR series, which a stream cannot estimate.
+            mr_scale: robust intensity scale of an MR series, which must be given: a stream cannot estimate it.
             instruction: an instruction to use instead of the estimated one, [D].
 
         Raises:
+            ConfigurationError: for an MR series without its scale.
             DataRejected: for a slice that cannot be restored, or has another size than the first.
             ServingFailed: when the network refuses or cannot be reached, or its version changes on the way.
         """

@@ -139,7 +139,7 @@ class AsyncRestorationClient(TritonProtocol):
         slices: AsyncIterable[NDArray[Any]],
         modality: Modality | str,
         *,
-        mr_scale: float = 1.0,
+        mr_scale: float | None = None,
         instruction: Floats | None = None,
     ) -> AsyncIterator[RestoredSlice]:
         """Restore slices as they come; arguments, order and errors as of `Restorer.stream`."""
@@ -174,9 +174,9 @@ class AsyncRestorationClient(TritonProtocol):
             raise
 
     async def _infer(self, batch: Batch) -> Answer:
-        request = self.request(batch)
         try:
-            return self.answer(batch, await self._patiently(self._ask, body=request))
+            async with self._slots:  # its message is made and its time begins when it is its turn, not while it waits
+                return self.answer(batch, await self._patiently(self._ask, body=self.request(batch)))
         except MessageTooLarge:
             return together([await self._infer(half) for half in batch.halves()])
 
@@ -187,8 +187,7 @@ class AsyncRestorationClient(TritonProtocol):
         retries = Retries(self._deadline, self._once)
         while True:
             try:
-                async with self._slots:
-                    return await call(**arguments, client_timeout=retries.timeout())
+                return await call(**arguments, client_timeout=retries.timeout())
             except InferenceServerException as error:
                 wait = self.pause(error, retries)
             await asyncio.sleep(wait)

@@ -11,6 +11,7 @@ from mira.errors import ConfigurationError, ServingFailed
 LARGEST_BATCH = 8
 LARGEST_REQUEST = 2**23  # pixels, 32 MiB: eight slices of 1024 x 1024; the server refuses more
 OUTPUTS = ("restored", "modality_probability", "degradation", "instruction_used")
+ESTIMATES = OUTPUTS[1:]  # what the network sees in an image; a server gives them without restoring it
 ERROR_MAP = "predicted_error"  # output that not every network has, and that travels only when it is asked for
 Floats = NDArray[np.float32]
 
@@ -26,6 +27,7 @@ class Batch:
         instruction: float32 [D], or None to let the network estimate its own.
         instruction_weight: share of the given instruction, 0 to 1.
         want_error: whether the error that the network expects is asked for as well.
+        only_estimates: whether no image is asked for, only what the network sees in the slices.
     """
 
     image: Floats
@@ -34,6 +36,7 @@ class Batch:
     instruction: Floats | None = None
     instruction_weight: float = 0.0
     want_error: bool = False
+    only_estimates: bool = False
 
     def halves(self) -> list["Batch"]:
         """Two batches of half the slices each.
@@ -72,7 +75,8 @@ class Answer:
     """What the network gave for a batch.
 
     Attributes:
-        restored: float32 [slices, 1, rows, columns] in native units.
+        restored: float32 [slices, 1, rows, columns] in native units; where only estimates were asked for, no pixels
+            need be there.
         modality_probability: float32 [slices, 3], in the order of `Modality`.
         degradation: float32 [slices], 0 (untouched) to 1 (the worst that was trained on).
         instruction: float32 [slices, D], the instruction that was used.

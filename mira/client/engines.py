@@ -4,8 +4,10 @@ import copy
 import time
 from typing import Any, Self
 
+import numpy as np
+
 from mira.client import wire
-from mira.client.batches import ERROR_MAP, OUTPUTS, Answer, Batch, Engine, Floats, no_error_map, together
+from mira.client.batches import ERROR_MAP, ESTIMATES, OUTPUTS, Answer, Batch, Engine, Floats, no_error_map, together
 from mira.client.local import LocalEngine
 from mira.client.retries import Retries
 from mira.client.share import candidate_of, described
@@ -89,15 +91,18 @@ class TritonProtocol:
             ServingFailed: when it does not fit the batch.
         """
         reply = wire.reply(message)
-        arrays = [reply.arrays[name] for name in self.outputs(batch) if name in reply.arrays]
-        images = [arrays[0], *arrays[4:]] if len(arrays) == len(self.outputs(batch)) else []
-        if not images or any(image.shape != batch.image.shape for image in images):
+        found = {name: reply.arrays[name] for name in self.outputs(batch) if name in reply.arrays}
+        images = [array for name, array in found.items() if name not in ESTIMATES]
+        if len(found) < len(self.outputs(batch)) or any(image.shape != batch.image.shape for image in images):
             raise ServingFailed(f"{self.name} at {self.url} gave no answer of the image's shape. Look at its log.")
-        restored, probability, degradation, instruction, *error = arrays
+        probability, degradation, instruction = (found[name] for name in ESTIMATES)
+        restored, *error = images or [np.empty((len(batch.image), 1, 0, 0), np.float32)]
         return Answer(restored, probability, degradation.reshape(-1), instruction, reply.version, *error)
 
     def outputs(self, batch: Batch) -> tuple[str, ...]:
         """Outputs that are asked for."""
+        if batch.only_estimates:
+            return ESTIMATES
         return (*OUTPUTS, ERROR_MAP) if batch.want_error else OUTPUTS
 
     def pause(self, error: Any, retries: Retries) -> float:
@@ -130,7 +135,10 @@ class TritonProtocol:
                 + (closed if "closed" in message or "reset" in message else "")
             )
         if "DEADLINE" in status:
-            return ServingFailed(f"Triton at {self.url} did not answer within {self._deadline:.0f} s. Look at its log.")
+            return ServingFailed(
+                f"Triton at {self.url} did not answer within {self._deadline:.0f} s. Look at its log, "
+                "or give it more time (deadline_s)."
+            )
         return ServingFailed(f"{self.name} at {self.url} refused: {text[0][:400] if text else status}")
 
 

@@ -95,19 +95,22 @@ class Plan:
     def probes(self) -> list[Batch]:
         """Batches whose estimated instructions make the shared one: up to eight slices, or tiles of slices.
 
+        They ask for no image, so that a server runs its guidance module alone.
+
         Tiles are probed at full resolution, since noise and blur, which the network looks for, would be gone from a
         scaled-down slice; those with the most structure are taken, since a tile of air says nothing.
         """
         chosen = probe_slices(len(self._volume))
         if len(self.tiles) == 1:
             step = batch_size(*self._volume.shape[1:])
-            return [
-                self._batch(chosen[start : start + step], self.tiles[0], None) for start in range(0, len(chosen), step)
-            ]
+            return [self._probe(chosen[start : start + step], self.tiles[0]) for start in range(0, len(chosen), step)]
         places = [(int(index), tile) for index in chosen for tile in self.tiles]
         spread = [float(self._volume[(index, *tile.window)].std()) for index, tile in places]
         best = np.argsort(spread)[::-1][:LARGEST_BATCH]
-        return [self._batch([places[place][0]], places[place][1], None) for place in sorted(best)]
+        return [self._probe([places[place][0]], places[place][1]) for place in sorted(best)]
+
+    def _probe(self, indices: list[int] | NDArray[np.intp], tile: Tile) -> Batch:
+        return replace(self._batch(indices, tile, None), only_estimates=True)
 
     def _batch(self, indices: range | list[int] | NDArray[np.intp], tile: Tile, instruction: Floats | None) -> Batch:
         # slices that follow each other are not copied
@@ -140,11 +143,20 @@ class Plan:
         return found
 
     def _image(self, answers: list[Answer], name: str) -> Floats:
-        """One image of the answers to `batches`, its tiles joined and its padding cut off."""
+        """One image of the answers to `batches`, its tiles joined and its padding cut off.
+
+        Raises:
+            ServingFailed: for NaN or infinite values, which a network may give in a reduced precision.
+        """
         found = self._by_tile(answers)
         per_tile = [np.concatenate([getattr(answer, name)[:, 0] for answer in part]) for part in found]
         (_, rows, columns), (height, width) = self.shape, self._volume.shape[1:]
         image = per_tile[0] if len(found) == 1 else join(zip(self.tiles, per_tile, strict=True), height, width)
+        if not np.isfinite(image).all():
+            raise ServingFailed(
+                "The network answered with NaN or infinite values, which are no image. Look at the version that serves "
+                "and its precision: mira status"
+            )
         return np.ascontiguousarray(image[:, :rows, :columns])
 
 
@@ -275,7 +287,7 @@ def disagreement(probability: Floats, modality: Modality) -> list[str]:
 def out_of_range(volume: Floats, modality: Modality, scale: float) -> list[str]:
     """A warning where many values lie outside what the network was trained on, as in a wrong unit."""
     low, high = (limit * scale for limit in TRAINED_RANGE[modality])
-    share = float(((volume < low) | (volume > high)).mean())
+    share = np.count_nonzero((volume < low) | (volume > high)) / volume.size
     if share <= BEYOND_RANGE:
         return []
     return [

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mira.client.batches import LARGEST_BATCH, Answer, Batch, Floats
-from mira.client.plan import Plan, check_volume
-from mira.errors import DataRejected, ServingFailed
+from mira.client.plan import Plan, check_volume, intensity_scale
+from mira.errors import ConfigurationError, DataRejected, ServingFailed
 from mira.tasks import Modality
 
 
@@ -40,10 +40,19 @@ class Stream:
         mr_scale: robust intensity scale of an MR series.
         instruction: the instruction of all slices, or None to take that of the first block.
         tile_side: side of tiles.
+
+    Raises:
+        ConfigurationError: for MR without a scale.
+        DataRejected: for a scale that is none.
     """
 
-    def __init__(self, modality: Modality, mr_scale: float, instruction: Floats | None, tile_side: int) -> None:
-        self._modality, self._scale, self._tile_side = modality, mr_scale, tile_side
+    def __init__(self, modality: Modality, mr_scale: float | None, instruction: Floats | None, tile_side: int) -> None:
+        if modality is Modality.MR and mr_scale is None:
+            raise ConfigurationError(
+                "A stream of MR slices needs mr_scale, the robust maximum of the whole volume: mira.dicom gives it."
+            )
+        self._modality, self._tile_side = modality, tile_side
+        self._scale = intensity_scale(np.empty(0, np.float32), modality, mr_scale)
         self._instruction = None if instruction is None else np.asarray(instruction, dtype=np.float32)
         self._version = ""
         self._size: tuple[int, ...] | None = None

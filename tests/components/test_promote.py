@@ -1,7 +1,6 @@
-"""Promotion without a server: what is checked first, the audit trail, switching and undoing on disk, the registry."""
+"""Promotion without a server: what is checked first, switching and undoing on disk, the registry."""
 
 import json
-import os
 
 import pytest
 
@@ -12,9 +11,9 @@ from components.promote.paths import ServingPaths
 from components.promote.step import PromoteConfig, promote
 from mira.cli import main
 from mira.errors import ConfigurationError, GateFailed, MiraError, ServingFailed
-from mira.storage import make_secret, write_json
+from mira.storage import hash_file, make_secret, write_json
 from mira.tasks import Modality
-from tests.triton.tiny_network import make_release, tiny_network
+from tests.triton.tiny_network import make_release, sign, tiny_network
 
 
 @pytest.fixture
@@ -73,55 +72,28 @@ def test_networks_that_are_not_the_versions_are_refused(tmp_path, spoil):
         read_release(exported, version, decision)
 
 
-# the audit trail
+def test_nothing_of_an_export_is_read_before_its_signature(tmp_path):
+    exported, version, decision = make_release(tmp_path, 1)
+    described = exported / "mira_net" / "metadata.json"
+    known = described.read_bytes()
+    for spoilt in (b"[" * 200_000, b"\xff{", b"[1]", known.replace(b'"instruction_dim": 4', b'"instruction_dim": 5')):
+        described.write_bytes(spoilt)
+        with pytest.raises(ServingFailed, match="was signed for something else: metadata_sha256 differ"):
+            read_release(exported, version, decision)
+    described.write_bytes(b"[" * 200_000)
+    sign(tmp_path, "mira_net")
+    with pytest.raises(ServingFailed, match="cannot be read as JSON"):
+        read_release(exported, version, decision)
+    for text, words in ((b"[1]", "no JSON object"), (b"{", "cannot be read"), (b"[" * 200_000, "cannot be read")):
+        (version / "version.json").write_bytes(text)
+        with pytest.raises(ServingFailed, match=words):
+            read_release(exported, version, decision)
+    write_json(version / "version.json", {"decision_sha256": hash_file(decision / "decision.json")})
+    with pytest.raises(ServingFailed, match="names no version"):
+        read_release(exported, version, decision)
 
 
-def test_audit_trail_is_whole_and_every_kind_of_change_is_found(tmp_path):
-    path = tmp_path / "audit.jsonl"
-    for version in range(1, 5):
-        audit.append(path, "promote", "done", version=version, before=version - 1, artifacts={"mira_net": "ab"})
-    assert audit.verify(path) == ""
-    assert [record.version for record in audit.read(path)] == [1, 2, 3, 4]
-    lines = path.read_text().splitlines()
-    changes = {
-        "line 2 was": [lines[0], lines[1].replace('"version":2', '"version":9'), *lines[2:]],
-        "line 2 does not follow": [lines[0], *lines[2:]],
-        "line 3 does not follow": [lines[0], lines[1], lines[3], lines[2]],
-        "line 4 was changed": [*lines[:3], lines[3].replace('"done"', '"failed"')],
-        "line 3 is not": [*lines[:2], lines[2][:40], lines[3]],
-    }
-    for words, changed in changes.items():
-        path.write_text("\n".join(changed) + "\n")
-        assert words in audit.verify(path)
-
-
-def test_a_full_disk_leaves_the_trail_as_it_was(tmp_path, monkeypatch):
-    path = tmp_path / "audit.jsonl"
-    audit.append(path, "promote", "done", version=1)
-    before = path.read_bytes()
-    monkeypatch.setattr(audit.os, "write", lambda handle, line, write=os.write: write(handle, line[:10]))
-    with pytest.raises(OSError, match="No space"):
-        audit.append(path, "promote", "begun", version=2)
-    assert path.read_bytes() == before
-
-
-def test_a_torn_last_line_is_reported_and_the_next_record_still_readable(tmp_path):
-    path = tmp_path / "audit.jsonl"
-    audit.append(path, "promote", "done", version=1)
-    path.write_bytes(path.read_bytes() + b'{"time":"20')
-    audit.append(path, "promote", "done", version=2)
-    assert "line 2" in audit.verify(path)
-    assert [record.version for record in audit.read(path)] == [1, 2]
-
-
-def test_a_refused_promotion_leaves_a_record(tmp_path, config):
-    manual = config.model_copy(update={"approval": "manual", "by": "A. Person", "why": "new site"})
-    with pytest.raises(GateFailed, match="mira approve 3"):
-        promote(*make_release(tmp_path, 3), tmp_path / "out", manual)
-    record = audit.read(config.audit)[-1]
-    assert (record.what, record.outcome, record.version, record.who) == ("promote", "failed", 3, "A. Person")
-    assert set(record.artifacts) == {"mira_net"}
-    assert repository.read_served(config).version is None
+# where it comes from
 
 
 def test_exported_networks_are_fetched_from_an_artifact_store_or_refused(tmp_path, config):
@@ -150,6 +122,10 @@ def test_signature_binds_a_network_to_its_version_and_decision(tmp_path, monkeyp
     write_json(signature, document | {"statement": document["statement"] | {"version": 9}})
     with pytest.raises(ServingFailed, match="changed after it was signed"):
         read_release(exported, version, decision)
+    for rubbish in (b"[" * 200_000, b"[]", b"\xff"):
+        signature.write_bytes(rubbish)
+        with pytest.raises(ServingFailed, match="is no signature"):
+            read_release(exported, version, decision)
     write_json(signature, document)
     monkeypatch.setenv(signing.KEY_VARIABLE, "another key that is long enough for a key")
     with pytest.raises(ServingFailed, match="another key"):

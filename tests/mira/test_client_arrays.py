@@ -63,6 +63,8 @@ def test_all_slices_share_the_mean_instruction_of_the_probes():
     np.testing.assert_allclose(restored.instruction, expected, rtol=1e-4)
     probe, *rest = engine.batches
     assert probe.instruction is None
+    assert probe.only_estimates
+    assert not any(batch.only_estimates for batch in rest)
     assert len(rest) == 4
     for batch in rest:
         assert batch.instruction_weight == 1.0
@@ -117,6 +119,7 @@ def test_a_slice_too_large_for_a_request_travels_as_tiles_with_one_instruction(m
     probes = [batch for batch in engine.batches if batch.instruction is None]
     rest = [batch for batch in engine.batches if batch.instruction is not None]
     assert 1 <= len(probes) <= 8
+    assert all(batch.only_estimates for batch in probes)
     assert all(np.array_equal(batch.instruction, restored.instruction) for batch in rest)
     monkeypatch.undo()
     whole = Restorer(Blur()).restore_slices(voxels, "CT", instruction=restored.instruction)
@@ -250,6 +253,29 @@ def test_a_stream_refuses_what_does_not_belong_to_it():
     with pytest.raises(ServingFailed, match="middle of a stream"):
         list(Restorer(Changing(2), in_flight=1).stream(volume(19), "CT"))
     assert list(restorer.stream([], "CT")) == []
+    with pytest.raises(ConfigurationError, match="needs mr_scale"):
+        next(restorer.stream(volume(3), "MR"))
+    with pytest.raises(DataRejected, match="positive"):
+        next(restorer.stream(volume(3), "MR", mr_scale=float("nan")))
+    assert next(Restorer(engine := Recorder()).stream(volume(3), "MR", mr_scale=40.0)).index == 0
+    assert {batch.mr_scale for batch in engine.batches} == {40.0}
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_answer_that_is_no_image_is_not_given_out(value):
+    spoilt = Recorder()
+    infer = spoilt.infer
+
+    def broken(batch):
+        answer = infer(batch)
+        answer.restored[-1, 0, 3, 4] = value
+        return answer
+
+    spoilt.infer = broken
+    with pytest.raises(ServingFailed, match="NaN or infinite values, which are no image"):
+        Restorer(spoilt).restore_slices(volume(9), "CT")
+    with pytest.raises(ServingFailed, match="NaN or infinite"):
+        list(Restorer(spoilt).stream(volume(9), "CT"))
 
 
 @pytest.mark.parametrize(

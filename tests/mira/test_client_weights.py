@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import metadata
 
 import numpy as np
@@ -12,6 +13,7 @@ from pydicom import dcmread
 
 from mira.cli import main
 from mira.client import Restorer, weights
+from mira.client.batches import Batch
 from mira.client.series import restore_all
 from mira.client.weights import weights_engine
 from mira.errors import ConfigurationError, DataRejected, ServingFailed
@@ -56,6 +58,17 @@ def test_arrays_share_one_instruction_and_come_out_as_the_network_gives_them(fol
     assert np.allclose(restored.instruction, shared[0].numpy(), atol=1e-5)
     assert np.allclose(restored.voxels, wanted.restored[:, 0].numpy(), atol=1e-3)
     assert np.allclose(restored.predicted_error, wanted.predicted_error[:, 0].numpy(), rtol=1e-3)
+
+
+def test_estimates_alone_are_those_of_the_whole_answer_and_restore_nothing(monkeypatch):
+    batch = Batch(volume()[:, None], Modality.CT.number, 1.0, np.full(32, 0.3, np.float32), 0.5)
+    engine = weights_engine("released")
+    whole = engine.infer(batch)
+    monkeypatch.setattr(engine._restorer.network, "restore_with_error", None)  # it may not be called
+    seen = engine.infer(replace(batch, only_estimates=True))
+    assert seen.restored.size == 0
+    for name in ("instruction", "modality_probability", "degradation"):
+        np.testing.assert_allclose(getattr(seen, name), getattr(whole, name), rtol=1e-5, atol=1e-6)
 
 
 def test_a_folder_of_series_says_by_what_it_was_restored_and_names_the_rest(tmp_path, capsys):

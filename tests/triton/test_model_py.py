@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from components.promote.paths import ServingPaths
-from mira.client.batches import OUTPUTS
+from mira.client.batches import ESTIMATES, OUTPUTS
 from tests.triton.tiny_network import D, tiny_network
 
 
@@ -54,6 +54,13 @@ def backend(tmp_path, monkeypatch):
     return model
 
 
+class Request(dict):
+    asked = (*OUTPUTS, "predicted_error")
+
+    def requested_output_names(self):
+        return list(self.asked)
+
+
 def request(slices=1, size=(40, 48), seed=0, **changes):
     generator = np.random.default_rng(seed)
     arrays = {
@@ -63,7 +70,7 @@ def request(slices=1, size=(40, 48), seed=0, **changes):
         "instruction": np.zeros((slices, D), np.float32),
         "instruction_weight": np.zeros((slices, 1), np.float32),
     }
-    return arrays | changes
+    return Request(arrays | changes)
 
 
 def test_mixed_sizes_in_one_execution_give_what_each_gives_alone(backend):
@@ -88,7 +95,8 @@ def test_large_slices_go_through_the_network_one_by_one_and_small_ones_together(
     large = request(3, (520, 512), seed=1)
     response = backend.execute([large])[0]
     assert executions == [(1, 1, 520, 512)] * 3
-    alone = [backend.execute([{name: array[i : i + 1] for name, array in large.items()}])[0] for i in range(3)]
+    single = [Request({name: array[i : i + 1] for name, array in large.items()}) for i in range(3)]
+    alone = [backend.execute([one])[0] for one in single]
     for name, array in response.outputs.items():
         np.testing.assert_allclose(array, np.concatenate([one.outputs[name] for one in alone]), rtol=1e-6)
     executions.clear()
@@ -135,3 +143,22 @@ def test_the_expected_error_comes_with_each_request_s_own_slices(backend):
     for answer in backend.execute(several):
         assert answer.error is None
         np.testing.assert_allclose(answer.outputs["predicted_error"], np.abs(answer.outputs["restored"]) / 2, rtol=1e-6)
+
+
+def test_estimates_alone_do_not_run_the_network_and_are_those_of_the_whole_answer(backend):
+    whole, seen = request(2, seed=1), request(3, seed=2)
+    seen.asked = ESTIMATES
+    expected = backend.execute([request(3, seed=2)])[0].outputs
+    ran, looked = [], []
+    run, look = backend.run, backend.look
+    backend.run = lambda inputs: ran.append(len(inputs["image"])) or run(inputs)
+    backend.look = lambda inputs: (
+        looked.append(len(inputs["image"]))
+        or {name: array for name, array in look(inputs).items() if name in ESTIMATES}
+    )
+    first, second = backend.execute([whole, seen])
+    assert (ran, looked) == ([2], [3])
+    assert set(first.outputs) == {*OUTPUTS, "predicted_error"}
+    assert set(second.outputs) == set(ESTIMATES)
+    for name in ESTIMATES:
+        np.testing.assert_allclose(second.outputs[name], expected[name], rtol=1e-6)

@@ -1,12 +1,15 @@
 """MIRA-Net behind Triton's python backend: checks each request, groups slices of one size, runs model.onnx.
 
+A request that asks for estimates alone, as a client's for the instruction of a series does, runs the guidance module
+alone: a few per cent of the whole network's work.
+
 This file is the project's own; promotion copies it beside the network, and a run never produces one. It needs only
 numpy and one of OpenVINO (default) and ONNX Runtime (fallback and reference).
 """
 
 import json
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +25,10 @@ PIXELS_AT_A_TIME = (
 LARGEST_VALUE = 1e9  # no image of any unit reaches it; beyond it, float32 arithmetic inside the network may overflow
 SCALE = (1e-9, 1e9)  # lowest and highest mr_scale, for the same reason
 INPUTS = ("image", "modality", "mr_scale", "instruction", "instruction_weight")
+ESTIMATES = ("modality_probability", "degradation", "instruction_used")  # outputs that need no restored image
 
 Arrays = dict[str, np.ndarray]
+Run = Callable[[Arrays], Arrays]
 
 
 class InvalidRequestError(ValueError):
@@ -76,10 +81,11 @@ def check(inputs: Arrays, trained: list[int], largest_batch: int) -> None:
         raise InvalidRequestError("instruction holds NaN or infinite values; send zeros with instruction_weight 0.")
 
 
-def openvino_engine(path: Path, threads: int, precision: str, outputs: list[str]) -> Callable[[Arrays], Arrays]:
-    """Compile the network with OpenVINO; the precision is given, since its default is bf16 on some CPUs.
+def openvino_engine(path: Path, threads: int, precision: str, outputs: list[str]) -> tuple[Run, Run]:
+    """Compile the network, and what of it gives the estimates, with OpenVINO.
 
-    int8 is a matter of the file; what is not quantised in it is computed in f32.
+    The precision is given, since its default is bf16 on some CPUs. int8 is a matter of the file; what is not quantised
+    in it is computed in f32.
     """
     import openvino
 
@@ -89,18 +95,27 @@ def openvino_engine(path: Path, threads: int, precision: str, outputs: list[str]
         "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",
     }
-    request = core.compile_model(core.read_model(path), "CPU", options).create_infer_request()
+    network = core.read_model(path)
+    part = openvino.Model([network.output(name) for name in ESTIMATES], network.get_parameters(), "estimates")
 
-    def run(inputs: Arrays) -> Arrays:
-        # inputs stay as they are while it runs; results are copied, since the next run overwrites them
-        results = request.infer(inputs, share_inputs=True, share_outputs=False)
-        return {name: results[name] for name in outputs}
+    def compiled(model: openvino.Model, names: Iterable[str]) -> Run:
+        request = core.compile_model(model, "CPU", options).create_infer_request()
 
-    return run
+        def run(inputs: Arrays) -> Arrays:
+            # inputs stay as they are while it runs; results are copied, since the next run overwrites them
+            results = request.infer(inputs, share_inputs=True, share_outputs=False)
+            return {name: results[name] for name in names}
+
+        return run
+
+    return compiled(network, outputs), compiled(part, ESTIMATES)
 
 
-def onnxruntime_engine(path: Path, threads: int, outputs: list[str]) -> Callable[[Arrays], Arrays]:
-    """Load the network with ONNX Runtime in f32, without spinning threads: other models share the machine."""
+def onnxruntime_engine(path: Path, threads: int, outputs: list[str]) -> Run:
+    """Load the network with ONNX Runtime in f32, without spinning threads: other models share the machine.
+
+    It runs the whole graph for whatever output is asked for, so it has no shorter way to the estimates.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -117,7 +132,7 @@ def _joined(requests: list[Arrays]) -> Arrays:
     return {name: np.concatenate([arrays[name] for arrays in requests]) for name in INPUTS}
 
 
-def _in_parts(run: Callable[[Arrays], Arrays], inputs: Arrays) -> Arrays:
+def _in_parts(run: Run, inputs: Arrays) -> Arrays:
     """What the network gives for slices of one size, run a few at a time."""
     slices, _, rows, columns = inputs["image"].shape
     step = max(1, PIXELS_AT_A_TIME // (rows * columns))
@@ -144,12 +159,12 @@ class TritonPythonModel:
         file = folder / given.get("file", "model.onnx")
         if engine == "openvino":
             try:
-                self.run = openvino_engine(file, threads, precision, self.outputs)
+                self.run, self.look = openvino_engine(file, threads, precision, self.outputs)
             except ImportError:
                 pb_utils.Logger.log_warn("OpenVINO is not installed: ONNX Runtime serves instead, in f32.")
                 engine = "onnxruntime"
         if engine == "onnxruntime":
-            self.run = onnxruntime_engine(folder / "model.onnx", threads, self.outputs)
+            self.run = self.look = onnxruntime_engine(folder / "model.onnx", threads, self.outputs)
         elif engine != "openvino":
             raise ValueError(f"parameter engine is {engine!r}; use openvino or onnxruntime.")
         pb_utils.Logger.log_info(f"{args['model_name']} version {args['model_version']}: {engine}, {threads} threads")
@@ -158,7 +173,7 @@ class TritonPythonModel:
         """Answer each request; slices of one size, of whichever requests, go through the network together."""
         inputs: list[Arrays] = []
         responses: list[Any] = [None] * len(requests)
-        groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+        groups: dict[tuple[tuple[int, int], bool], list[int]] = defaultdict(list)
         for index, request in enumerate(requests):
             arrays = {name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in INPUTS}
             inputs.append(arrays)
@@ -167,12 +182,13 @@ class TritonPythonModel:
             except InvalidRequestError as error:
                 responses[index] = self._refuse(str(error), pb_utils.TritonError.INVALID_ARG)
             else:
-                groups[arrays["image"].shape[2:]].append(index)
-        for members in groups.values():
-            self._restore(members, inputs, responses)
+                only_estimates = set(request.requested_output_names()) <= set(ESTIMATES)
+                groups[arrays["image"].shape[2:], only_estimates].append(index)
+        for (_, only_estimates), members in groups.items():
+            self._answer(self.look if only_estimates else self.run, members, inputs, responses)
         return responses
 
-    def _restore(self, members: list[int], inputs: list[Arrays], responses: list[Any]) -> None:
+    def _answer(self, run: Run, members: list[int], inputs: list[Arrays], responses: list[Any]) -> None:
         """Run requests of one slice size, filling executions up to the largest batch, and split the results."""
         batches: list[list[int]] = [[]]
         for index in members:
@@ -181,7 +197,7 @@ class TritonPythonModel:
             batches[-1].append(index)
         for batch in batches:
             try:
-                results = _in_parts(self.run, _joined([inputs[i] for i in batch]))
+                results = _in_parts(run, _joined([inputs[i] for i in batch]))
             except Exception as error:  # an engine's own exceptions have no common base; the caller gets the text
                 for index in batch:
                     responses[index] = self._refuse(f"the network failed: {error}", pb_utils.TritonError.INTERNAL)
@@ -189,7 +205,7 @@ class TritonPythonModel:
             start = 0
             for index in batch:
                 stop = start + len(inputs[index]["image"])
-                parts = {name: np.ascontiguousarray(results[name][start:stop]) for name in self.outputs}
+                parts = {name: np.ascontiguousarray(array[start:stop]) for name, array in results.items()}
                 tensors = [pb_utils.Tensor(name, part) for name, part in parts.items()]
                 responses[index] = pb_utils.InferenceResponse(output_tensors=tensors)
                 start = stop
