@@ -28,7 +28,7 @@ def atomic_file(path: Path, durable: bool = False) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o644)
+        temporary.chmod(_allowed(0o666))
         if durable:
             _flush(temporary)
         os.replace(temporary, path)
@@ -45,7 +45,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(prefix=".partial-", dir=path.parent))
     try:
         yield temporary
-        temporary.chmod(0o755)
+        temporary.chmod(_allowed(0o777))
         if path.exists():
             old = Path(tempfile.mkdtemp(prefix=".old-", dir=path.parent))
             os.replace(path, old / path.name)
@@ -55,6 +55,13 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _allowed(mode: int) -> int:
+    """A mode without what the account's umask takes away; the umask can only be read by setting it, to a strict one."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return mode & ~umask
 
 
 def _flush(path: Path) -> None:
