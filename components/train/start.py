@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(/(?P<version>\d+)|@(?P<alias>[\w-]+))")
 RUN = "runs:/"
+# what the weights of a start may differ in: it has none, or weights of its own
+FREE = ("error_map", "keeps_local_mean")
 HEADS = {
     "fresh": "; the error head is new, since it has none",
     "dropped": "; its error head is left out, since error_map is off",
@@ -64,7 +66,7 @@ class Start:
     weights: "dict[str, Tensor]"
 
     def check(self, shape: "ModelConfig") -> None:
-        """Make sure that the weights fit a network of a shape, the error head aside.
+        """Make sure that the weights fit a network of a shape; they may differ in what is no matter of shape (`FREE`).
 
         Raises:
             ConfigurationError: naming what differs.
@@ -73,7 +75,7 @@ class Start:
         odd = [
             f"{key} {theirs[key]} instead of {value}"
             for key, value in shape.to_dict().items()
-            if key != "error_map" and theirs[key] != value
+            if key not in FREE and theirs[key] != value
         ]
         if odd:
             raise ConfigurationError(

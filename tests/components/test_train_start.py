@@ -15,6 +15,7 @@ from mira.errors import ConfigurationError, DataRejected
 from mira.storage import hash_file, read_json
 from model import released
 from model.checkpoint import read_weights
+from model.config import size_config
 from tests.components.made_up import make_pairs
 from tests.model.made_up import release
 
@@ -130,6 +131,14 @@ def test_a_killed_training_goes_on_and_other_weights_begin_another(root, tmp_pat
     train(root / "pairs", "pet-synthesis", tmp_path / "out", config)
     assert read_json(tmp_path / "out" / "training.json")["resumed_at_step"] == 2
     assert hash_file(tmp_path / "out" / "model.safetensors") == hash_file(tmp_path / "whole" / "model.safetensors")
+
+
+@pytest.mark.parametrize("size", sorted(path.name for path in Path(released.__file__).parent.glob("released/*")))
+def test_the_weights_that_come_with_the_project_fit_the_training_of_today(monkeypatch, size):
+    monkeypatch.setattr(released, "ROOT", Path(released.__file__).parent / released.RELEASED)
+    begun = find_start("released", size, "")
+    begun.check(size_config(size))
+    assert begun.network(size_config(size)).keeps_local_mean
 
 
 def test_weights_that_do_not_fit_say_what_to_do(root, tmp_path):
