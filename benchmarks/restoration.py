@@ -169,7 +169,7 @@ def _page(
         (f"{size}:{ALL}", f"{size}-unguided:{ALL}"),
         (f"{size}:{ALL}", f"{size}-label:{ALL}"),
         (f"{size}:{ALL}", SHUFFLED),
-        *((f"{size}:TASK", f"{rival}:TASK") for rival in arguments.rivals),
+        *((ours, f"{rival}:TASK") for rival in arguments.rivals for ours in (f"{size}:{ALL}", f"{size}:TASK")),
     ]
     parts.append(
         "### Paired differences\n\nMean over patients (test and local) with the one-sided 95 % bounds.\n\n"

@@ -62,6 +62,13 @@ def test_keys_and_tables():
     keys = findings.keys_of(found, COSTS, "tiny")
     assert keys["pet-synthesis"]["multiplications_ratio"] == pytest.approx(0.1)
     assert keys["pet-synthesis"]["minus_restormer_db"] == pytest.approx(1.1 * 1.015)
+    again = slices()  # a better Restormer, trained at a rate of its own
+    again = again[again.network.str.startswith("restormer")].assign(psnr=lambda rows: rows.psnr + 0.6)
+    again["network"] = again.network.str.replace("restormer", "restormer@0.002")
+    costs = COSTS | {name.replace("restormer", "restormer@0.002"): cost for name, cost in COSTS.items()}
+    both = findings.differences(pd.concat([table, again]), "tiny", "amir", "made up")
+    best = findings.keys_of(both, costs, "tiny")["pet-synthesis"]["minus_restormer_db"]
+    assert best == pytest.approx(1.1 * 1.015 - 0.6)
     assert keys["pet-synthesis"]["gain_db"] == pytest.approx(2.03)
     assert keys["pet-synthesis"]["patients"] == 4
     text = findings.network_table(table, COSTS, "amir", "ct-denoising")
