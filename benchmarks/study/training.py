@@ -159,7 +159,7 @@ def _train(pairs: Path, training: Training, budget: Budget, folder: Path) -> Non
         precision="32-true",
         workers=0,
     )
-    partial = folder.with_suffix(".partial")
+    partial = folder.with_name(f"{folder.name}.partial")  # not with_suffix: a rate in the name has a point of its own
     partial.mkdir(parents=True, exist_ok=True)
     begin = time.monotonic()
     trained = fit(volumes, [], settings, partial, network=lambda: named_network(training.network))

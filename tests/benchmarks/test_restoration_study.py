@@ -123,6 +123,9 @@ def test_a_study_trains_measures_and_goes_on_where_it_was(tmp_path):
         "unet:ct-denoising": 2,
         "tiny:ct-denoising": 2,
     }
+    rates = [Training("unet@0.002", "ct-denoising"), Training("unet@0.003", "ct-denoising")]
+    assert len(list(train_all(tmp_path / "pairs", rates, budget, tmp_path / "work", 2))) == 2
+    assert len(list((tmp_path / "work").glob("*.partial"))) == 5  # none resumes from another's checkpoints
     again = list(train_all(tmp_path / "pairs", trainings, budget, tmp_path / "work", 2))
     assert sorted(i.seconds for i in again) == sorted(i.seconds for i in trained)  # kept, not trained again
     table = slice_table(measure_all(tmp_path / "pairs", trained, 1, seed=0), ["amir"])
