@@ -2,6 +2,8 @@
 
 import argparse
 import io
+import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +12,15 @@ from components.receive.objects import examine
 from components.receive.verbs import add_pull, add_receive, add_watch
 from mira.dicom.headers import tolerant
 from tests.mira.dicom_synthetic import make_header
+
+
+def dcmtk_storescu() -> str | None:
+    """Where dcmtk's sender is; a script of that name is pynetdicom's, which is not independent."""
+    found = (shutil.which("storescu", path=place) for place in os.get_exec_path())
+    return next((path for path in found if path and not Path(path).read_bytes().startswith(b"#!")), None)
+
+
+STORESCU = dcmtk_storescu()
 
 
 def as_bytes(dataset) -> bytes:

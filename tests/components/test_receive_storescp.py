@@ -25,7 +25,7 @@ from components.receive.inbox import Inbox
 from components.receive.senders import parse_senders, site_of
 from components.receive.storescp import Receiver, check_exposure, receiving, server_tls
 from mira.errors import ConfigurationError
-from tests.components.receive_helpers import objects, parse, slices, verb
+from tests.components.receive_helpers import STORESCU, objects, parse, slices, verb
 from tests.mira.dicom_synthetic import CLASSES, make_header, make_series, write
 
 ECHO = "1.2.840.10008.1.1"
@@ -258,12 +258,12 @@ def test_tls_with_certificates_on_both_sides(tmp_path):
         server_tls(files / "names", files / "server.key", None)
 
 
-@pytest.mark.skipif(not shutil.which("storescu"), reason="dcmtk's storescu is not here")
+@pytest.mark.skipif(not STORESCU, reason="dcmtk's storescu is not here")
 def test_an_independent_sender(tmp_path):
     for modality in CLASSES:
         make_series(tmp_path / "export" / modality, modality)
     with Station(tmp_path, ["DCMTK=hospital-a"]) as station:
-        command = ["storescu", "-aet", "DCMTK", "-aec", "MIRA", "+sd", "+r", "-R", "127.0.0.1", str(station.port)]
+        command = [STORESCU, "-aet", "DCMTK", "-aec", "MIRA", "+sd", "+r", "-R", "127.0.0.1", str(station.port)]
         for _ in range(2):
             subprocess.run([*command, tmp_path / "export"], check=True, timeout=60)
         assert len(objects(station.inbox.root)) == 12

@@ -23,7 +23,7 @@ from mira.dicom.headers import tolerant
 from mira.errors import ConfigurationError
 from mira.storage import hash_tree, read_json
 from tests.bench_sites import BENCH, LOCAL
-from tests.components.receive_helpers import objects, put, slices, verb
+from tests.components.receive_helpers import STORESCU, objects, put, slices, verb
 from tests.mira.dicom_synthetic import make_header, make_series, structure_set
 
 ONE = IngestConfig(workers=1)
@@ -291,7 +291,7 @@ def test_the_verb_killed_and_started_again_gives_what_an_undisturbed_run_gives(t
 @pytest.mark.bench
 @pytest.mark.slow
 @pytest.mark.skipif(not BENCH.is_dir(), reason="the real scans (MIRA_BENCH) are not here")
-@pytest.mark.skipif(not shutil.which("storescu"), reason="dcmtk's storescu is not here")
+@pytest.mark.skipif(not STORESCU, reason="dcmtk's storescu is not here")
 def test_real_scans_sent_by_an_independent_sender_end_in_cases(tmp_path):
     """Sends the local clinical set twice; the same path as `mira receive` and `mira watch --once`."""
     inbox, said = Inbox(tmp_path / "inbox"), []
@@ -300,7 +300,7 @@ def test_real_scans_sent_by_an_independent_sender_end_in_cases(tmp_path):
     with receiving(receiver, inbox, said.append) as port:
         for _ in range(2):
             for number, site in enumerate(LOCAL):
-                call = ["storescu", "-aet", f"AE{number}", "-aec", "MIRA", "+sd", "+r", "-R", "127.0.0.1", str(port)]
+                call = [STORESCU, "-aet", f"AE{number}", "-aec", "MIRA", "+sd", "+r", "-R", "127.0.0.1", str(port)]
                 subprocess.run([*call, BENCH / "local" / site], check=True, timeout=120)
     sent = {site: len(objects(BENCH / "local" / site)) for site in LOCAL}
     assert len(objects(inbox.root)) == sum(sent.values())
