@@ -15,6 +15,7 @@ from mira.client.batches import Answer, Batch, Engine, Floats
 from mira.client.engines import TritonEngine
 from mira.client.local import LocalEngine
 from mira.client.plan import TILE_SIDE, Restored, as_modality, check_volume, intensity_scale, restoration
+from mira.client.retries import DEADLINE_S
 from mira.client.stream import RestoredSlice, Stream
 from mira.client.tls import Tls
 from mira.errors import ServingFailed
@@ -197,7 +198,7 @@ class RestorationClient(Restorer):
         url: str,
         model: str = "mira_net",
         version: str = "",
-        deadline_s: float = 120.0,
+        deadline_s: float = DEADLINE_S,
         in_flight: int = IN_FLIGHT,
         tile_side: int = TILE_SIDE,
         tls: Tls | None = None,

@@ -14,7 +14,7 @@ from mira.client import wire
 from mira.client.batches import LARGEST_BATCH, Answer, Batch, Floats, together
 from mira.client.engines import MessageTooLarge, TritonProtocol
 from mira.client.plan import TILE_SIDE, Restored, as_modality, check_volume, intensity_scale, restoration
-from mira.client.retries import Retries
+from mira.client.retries import DEADLINE_S, Retries
 from mira.client.share import candidate_of
 from mira.client.stream import RestoredSlice, Stream
 from mira.client.tls import Tls
@@ -48,7 +48,7 @@ class AsyncRestorationClient(TritonProtocol):
         url: str,
         model: str = "mira_net",
         version: str = "",
-        deadline_s: float = 120.0,
+        deadline_s: float = DEADLINE_S,
         in_flight: int = IN_FLIGHT,
         tile_side: int = TILE_SIDE,
         tls: Tls | None = None,

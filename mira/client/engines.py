@@ -9,7 +9,7 @@ import numpy as np
 from mira.client import wire
 from mira.client.batches import ERROR_MAP, ESTIMATES, OUTPUTS, Answer, Batch, Engine, Floats, no_error_map, together
 from mira.client.local import LocalEngine
-from mira.client.retries import Retries
+from mira.client.retries import DEADLINE_S, Retries
 from mira.client.share import candidate_of, described
 from mira.client.tls import Tls, trouble
 from mira.errors import ConfigurationError, ServingFailed
@@ -162,7 +162,7 @@ class TritonEngine(TritonProtocol):
         url: str,
         model: str = "mira_net",
         version: str = "",
-        deadline_s: float = 120.0,
+        deadline_s: float = DEADLINE_S,
         tls: Tls | None = None,
     ) -> None:
         super().__init__(url, model, version, deadline_s, tls)

@@ -6,6 +6,8 @@ import time
 from mira.client.tls import distrusted
 
 LONGEST_PAUSE = 5.0
+DEADLINE_S = 120.0
+"""Longest time for one request, all its retries included, where nothing else is asked for."""
 AWAY = ("not healthy", "no available versions", "is not ready", "shutting down", "unavailable")
 """What Triton says, by whichever status, while it starts, loads a model anew, or has lost a model's process."""
 

@@ -14,7 +14,7 @@ from mira.dicom.reasons import Reason, Refused
 from mira.dicom.scan import scan
 from mira.dicom.triage import OWN_MARKS
 from mira.dicom.volume import SeriesVolume, read_volumes
-from mira.errors import DataRejected
+from mira.errors import DataRejected, ServingFailed
 from mira.tasks import Modality, task_of
 from mira.volume import Volume, nifti_description, read_nifti, write_nifti
 
@@ -123,6 +123,8 @@ def restore_all(
 
     Raises:
         DataRejected: when nothing could be restored, with the reasons.
+        ServingFailed: when the network cannot be reached or refuses; what was restored before stays, and the same call
+            restores the rest.
     """
     delivered = []
     with opened(path) as found:
@@ -133,6 +135,11 @@ def restore_all(
                 delivered.append(restore_series(restorer, volume, target, progress, confidence))
             except DataRejected as error:
                 refusals[str(error)] = refusals.get(str(error), 0) + len(volume.files)
+            except ServingFailed as error:
+                raise ServingFailed(
+                    f"{error} {len(delivered)} of {len(volumes)} series were restored before and are "
+                    f"complete, in {out}; the same command restores the rest."
+                ) from error
     if not delivered:
         raise DataRejected(f"Nothing in {path} can be restored: {_reasons(refusals)}.")
     return delivered, refusals

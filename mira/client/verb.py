@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mira.client.arrays import LocalRestorer, RestorationClient, Restorer
+from mira.client.retries import DEADLINE_S
 from mira.client.send import check_where, send
 from mira.client.series import Delivered, restore_all, restore_nifti
 from mira.client.tls import VARIABLES, Tls
@@ -55,6 +56,13 @@ def add_restore(subparsers: Any) -> None:
     tls.add_argument("--tls-certificate", type=Path, metavar="FILE", help="ours, where the server wants one (mTLS)")
     tls.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key")
     parser.add_argument("--network", default="mira_net", metavar="NAME", help="served model (default mira_net)")
+    parser.add_argument(
+        "--deadline",
+        type=float,
+        default=DEADLINE_S,
+        metavar="SECONDS",
+        help=f"longest time for one request to the server, its retries included (default {DEADLINE_S:g})",
+    )
     parser.add_argument("--modality", choices=[str(m) for m in Modality], help="what a NIfTI file shows")
     parser.add_argument(
         "--mr-scale", type=float, metavar="X", help="intensity scale of an MR NIfTI file (default: estimated)"
@@ -106,6 +114,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigurationError("A NIfTI file does not say what it shows: give --modality CT, PET or MR.")
     if is_nifti and arguments.send:
         raise ConfigurationError("An archive takes DICOM, not NIfTI: leave --send out, or restore the DICOM series.")
+    if not arguments.deadline > 0:
+        raise ConfigurationError("--deadline is a number of seconds above 0.")
     if arguments.send:
         check_where(arguments.send)
     with _restorer(arguments) as restorer:
@@ -134,7 +144,8 @@ def _restorer(arguments: argparse.Namespace) -> Restorer:
         return Restorer(weights_engine(arguments.weights), in_flight=1)
     given = Tls(arguments.tls_ca, arguments.tls_certificate, arguments.tls_key)
     tls = given.over(Tls.from_environment())
-    return RestorationClient(arguments.server or DEFAULT_SERVER, arguments.network, tls=tls)
+    where = arguments.server or DEFAULT_SERVER
+    return RestorationClient(where, arguments.network, deadline_s=arguments.deadline, tls=tls)
 
 
 def _report(delivered: list[Delivered], refusals: dict[str, int], arguments: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ from mira.cli import main
 from mira.client import LocalRestorer
 from mira.client.series import restore_all, restore_nifti, restore_series
 from mira.dicom.volume import read_series
-from mira.errors import DataRejected
+from mira.errors import DataRejected, ServingFailed
 from mira.tasks import Modality
 from mira.volume import Volume, read_nifti, write_nifti
 from tests.dicom_checks import dciodvfy_messages
@@ -71,6 +71,26 @@ def test_every_series_of_a_folder_is_restored_and_the_rest_is_named(tmp_path, id
     assert refused["a localiser (scout, topogram, survey), not a volume"] == 5
 
 
+def test_a_server_that_goes_away_leaves_whole_series_and_the_same_call_goes_on(tmp_path, identity, monkeypatch):
+    series(tmp_path / "in" / "a", "CT")
+    series(tmp_path / "in" / "b", "MR")
+    answers = identity.restore_slices
+
+    def gone(voxels, modality, **options):
+        if modality is Modality.MR:
+            raise ServingFailed("Triton is away.")
+        return answers(voxels, modality, **options)
+
+    monkeypatch.setattr(identity, "restore_slices", gone)
+    with pytest.raises(ServingFailed, match=r"away\. 1 of 2 series were restored before and are complete"):
+        restore_all(identity, tmp_path / "in", tmp_path / "out")
+    assert len(list((tmp_path / "out" / "001-ct").glob("*.dcm"))) == 5
+    monkeypatch.setattr(identity, "restore_slices", answers)
+    delivered, refused = restore_all(identity, tmp_path / "in", tmp_path / "out")
+    assert [item.modality for item in delivered] == [Modality.MR]
+    assert ["exists already" in reason for reason in refused] == [True]
+
+
 def test_a_pet_without_suv_is_refused_with_the_reason(tmp_path, identity):
     series(tmp_path / "in", "PT", PatientWeight=None)
     with pytest.raises(DataRejected, match="not in SUVbw"):
@@ -116,6 +136,11 @@ def test_verb_exit_codes(tmp_path, network, capsys):
     assert main(["restore", str(tmp_path / "x.nii"), *model]) == 2
     assert "--modality" in capsys.readouterr().err
     assert main(["restore", str(tmp_path / "empty"), *model]) == 3
+    assert main(["restore", str(tmp_path / "empty"), *model, "--deadline", "0"]) == 2
+    capsys.readouterr()
+    away = ["--server", "127.0.0.1:9", "--deadline", "0.5", "--out", str(tmp_path / "out")]
+    assert main(["restore", str(tmp_path / "empty"), *away]) == 5
+    assert "No Triton answers at 127.0.0.1:9" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("modality", ["CT", "MR"])
