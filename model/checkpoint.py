@@ -49,10 +49,10 @@ class Checkpoint:
 
 def save_checkpoint(folder: Path, network: GuidedNetwork, checkpoint: Checkpoint) -> None:
     """Write weights and configuration into an existing folder; equal weights are equal bytes."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     weights = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
-    save_file(weights, folder / "model.safetensors")
+    (folder / "model.safetensors").write_bytes(save(weights))  # `save_file` would let the owner alone read it
     values: dict[str, Any] = asdict(checkpoint)
     write_json(folder / "config.json", {**values, "tasks": [task.value for task in checkpoint.tasks]})
 

@@ -35,6 +35,11 @@ def test_equal_weights_are_equal_bytes(folder, tmp_path):
     assert (other / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
 
 
+def test_who_may_read_the_configuration_may_read_the_weights(folder):
+    weights, config = ((folder / name).stat().st_mode for name in ("model.safetensors", "config.json"))
+    assert weights == config
+
+
 def test_served_names():
     names = [Checkpoint(n, "tiny", (), LITTLE, "").served_name for n in (UNIFIED, *Task)]
     assert names == ["mira_net", "mira_net_ct", "mira_net_pet", "mira_net_mri"]
