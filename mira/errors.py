@@ -34,5 +34,9 @@ class ServingFailed(MiraError):
     exit_code = 5
 
 
+class ServerAway(ServingFailed):
+    """Triton does not answer; the same request may be answered later."""
+
+
 class RetryableError(MiraError):
     """Network or storage was away; the same call may succeed later."""

@@ -23,12 +23,10 @@ def atomic_file(path: Path, durable: bool = False) -> Iterator[Path]:
         durable: whether it must be whole after a power cut, too; this waits for the disk.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".partial-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = _beside(path, path.suffix)
+    temporary.touch(exist_ok=False)
     try:
         yield temporary
-        temporary.chmod(_allowed(0o666))
         if durable:
             _flush(temporary)
         os.replace(temporary, path)
@@ -42,10 +40,10 @@ def atomic_file(path: Path, durable: bool = False) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a new folder beside `path`; it takes the place of `path` when the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".partial-", dir=path.parent))
+    temporary = _beside(path)
+    temporary.mkdir()
     try:
         yield temporary
-        temporary.chmod(_allowed(0o777))
         if path.exists():
             old = Path(tempfile.mkdtemp(prefix=".old-", dir=path.parent))
             os.replace(path, old / path.name)
@@ -57,11 +55,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _allowed(mode: int) -> int:
-    """A mode without what the account's umask takes away; the umask can only be read by setting it, to a strict one."""
-    umask = os.umask(0o077)
-    os.umask(umask)
-    return mode & ~umask
+def _beside(path: Path, suffix: str = "") -> Path:
+    """A new name in the same folder; what tempfile makes, its owner alone may read, whatever the umask allows."""
+    return path.parent / f".partial-{secrets.token_hex(8)}{suffix}"
 
 
 def _flush(path: Path) -> None:

@@ -61,7 +61,7 @@ class TorchEngine:
                 found.append([tensor.cpu() for tensor in answer if tensor is not None])
         outputs = [torch.cat(parts).numpy() for parts in zip(*found, strict=True)]
         restored, probability, degradation, instruction = outputs[:4]
-        error = outputs[4] if batch.want_error else None
+        error = outputs[4] if batch.want_error and not batch.only_estimates else None
         return Answer(restored, probability, degradation[:, 0], instruction, self.version, error)
 
     def _estimates(

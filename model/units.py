@@ -95,15 +95,18 @@ def restored(value: Tensor, residual: Tensor, selector: Tensor, keeps_local_mean
 def scaled_to_local_mean(image: Tensor, source: Tensor) -> Tensor:
     """The non-negative part of an image times the quotient of the local means of its source and of itself.
 
-    Pixels beyond the border count in neither mean. Exactly the image where it is its source and not negative.
+    Negative noise of the source counts in its mean, but no more than the network restores: noise around nothing is
+    nothing, and a padding value is no activity. Pixels beyond the border count in neither mean. Exactly the image where
+    it is its source and not negative.
     """
-    image, source = image.clamp_min(0.0), source.clamp_min(0.0)
-    quotient = (_local_mean(source) + LOCAL_FLOOR) / (_local_mean(image) + LOCAL_FLOOR)
+    image = image.clamp_min(0.0)
+    kept = _local_mean(source.clamp_min(LOW[Modality.PET.number])).clamp_min(0.0)
+    quotient = (kept + LOCAL_FLOOR) / (_local_mean(image) + LOCAL_FLOOR)
     return image * quotient.clamp(1 / LOCAL_LIMIT, LOCAL_LIMIT)
 
 
 def _local_mean(image: Tensor) -> Tensor:
-    """Mean over a square, zeros beyond the border, along one axis after the other."""
+    """Mean over the part of a square that lies in the image, along one axis after the other."""
     half = LOCAL_SIDE // 2
-    rows = F.avg_pool2d(image, (LOCAL_SIDE, 1), stride=1, padding=(half, 0))
-    return F.avg_pool2d(rows, (1, LOCAL_SIDE), stride=1, padding=(0, half))
+    rows = F.avg_pool2d(image, (LOCAL_SIDE, 1), stride=1, padding=(half, 0), count_include_pad=False)
+    return F.avg_pool2d(rows, (1, LOCAL_SIDE), stride=1, padding=(0, half), count_include_pad=False)

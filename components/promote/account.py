@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from components.promote import audit, registry
-from components.promote.paths import ServingPaths
+from components.promote.paths import Damaged, ServingPaths
 from components.promote.repository import read_served
 from mira.errors import MiraError, ServingFailed
 
@@ -17,12 +17,18 @@ def audited(paths: ServingPaths, what: str, who: str, **facts: object) -> Iterat
     """Write one audit record for the block: done, or failed with the error.
 
     A promotion, rollback or start of a share is also recorded before it begins: without room for that nothing is
-    changed, and one that is cut off shows as a beginning without an end.
+    changed, and one that is cut off shows as a beginning without an end. Only a stop needs no record of what serves.
 
     Yields:
         Facts of the record, which the block may add to; `outcome` is `done` unless it says otherwise.
     """
-    record: dict[str, object] = {"outcome": "done", "before": read_served(paths).version, **facts}
+    record: dict[str, object] = {"outcome": "done", **facts}
+    try:
+        record["before"] = read_served(paths).version
+    except Damaged as error:
+        if what != "stop":
+            raise
+        record["why"] = str(error)
     if what in BEGUN:
         try:
             audit.append(paths.audit, what, "begun", who=who, **_plain(record))

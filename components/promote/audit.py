@@ -2,30 +2,35 @@
 
 Changing, removing or inserting a line breaks the chain from there on; `verify` names the first broken line. The head,
 `audit.head.json`, holds the number of lines and the hash of the last, so that a trail whose last lines are gone, or
-that was written anew by somebody without the key, shows too. It is written after each line: one that is a line behind,
+that was written anew by somebody without the key, shows too. It is written after each line: one with lines behind it,
 as after a crash or by an account without the key, is whole. It never follows a trail that it does not fit.
+
+A line by an account with the key proves itself, too: only such a one is an approval (`proved`).
 """
 
 import errno
 import fcntl
 import getpass
 import hashlib
+import hmac
 import json
 import logging
 import os
+import stat
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError
 
-from components.promote.signing import Signer, known_signer
+from components.promote.signing import Signer, known_signer, load_signer
 from mira.cases import Record
 from mira.errors import MiraError
 from mira.storage import write_json
 
 START = "0" * 64
 LOG = logging.getLogger("mira.audit")
+WITH_KEY = {("promote", "done"), ("promote", "unchanged"), ("rollback", "done")}  # nobody does these without the key
 
 
 class AuditRecord(Record):
@@ -41,9 +46,9 @@ class AuditRecord(Record):
         why: reason given, or the error.
         decision_sha256: hash of the gate decision behind it.
         artifacts: hash of each network that was put in place.
-        headed: whether the trail had a head when the line was written; it must have one ever after.
         previous: SHA-256 of the line before.
-        hash: SHA-256 of this record without `hash`.
+        hash: SHA-256 of this record without `hash` and `proof`.
+        proof: signature of `hash`, "" when the account had no key.
     """
 
     time: str
@@ -55,9 +60,9 @@ class AuditRecord(Record):
     why: str = ""
     decision_sha256: str = ""
     artifacts: dict[str, str] = Field(default_factory=dict)
-    headed: bool = False
     previous: str = START
     hash: str = ""
+    proof: str = ""
 
 
 def current_user() -> str:
@@ -89,11 +94,12 @@ def append(path: Path, what: str, outcome: str, *, who: str = "", **facts: Any) 
             who=who or current_user(),
             what=what,
             outcome=outcome,
-            headed=head_of(path).exists(),
             previous=hashlib.sha256(lines[-1]).hexdigest() if lines else START,
             **facts,
         )
-        record = record.model_copy(update={"hash": _own_hash(record)})
+        own, signer = _own_hash(record), _signer()
+        proof = signer.proof(_claim(own)) if signer else ""
+        record = record.model_copy(update={"hash": own, "proof": proof})
         torn = b"\n" if content and not content.endswith(b"\n") else b""
         try:
             line = torn + record.model_dump_json().encode() + b"\n"
@@ -103,8 +109,19 @@ def append(path: Path, what: str, outcome: str, *, who: str = "", **facts: Any) 
         except OSError:
             os.ftruncate(stream.fileno(), len(content))  # half a line would break the chain
             raise
-        _sign_head(path, lines, (content + line).splitlines())
+        if signer:
+            _sign_head(path, lines, (content + line).splitlines(), signer, os.fstat(stream.fileno()).st_mode)
     return record
+
+
+def proved(record: AuditRecord) -> bool:
+    """Whether a line was written with the key of this account; an approval without that may be anybody's.
+
+    Raises:
+        ConfigurationError: when the key cannot be used.
+    """
+    expected = load_signer().proof(_claim(_own_hash(record)))
+    return hmac.compare_digest(record.proof.encode(), expected.encode())
 
 
 def head_of(path: Path) -> Path:
@@ -112,15 +129,24 @@ def head_of(path: Path) -> Path:
     return path.with_suffix(".head.json")
 
 
-def _sign_head(path: Path, before: list[bytes], now: list[bytes]) -> None:
-    """Make the head that of the trail with its new line; the trail holds the act without it, so nothing is refused."""
+def _signer() -> Signer | None:
+    """The key, None where it cannot be used: an act is recorded all the same."""
     try:
-        signer = known_signer()
-        if signer is None or _head_fault(path, before, signer):
-            return  # what does not fit must stay to be seen
-        head = {"what": "audit", "records": len(now), "last": hashlib.sha256(now[-1]).hexdigest()}
+        return known_signer()
+    except MiraError as error:
+        LOG.warning("the audit trail is not signed: %s", error)
+        return None
+
+
+def _sign_head(path: Path, before: list[bytes], now: list[bytes], signer: Signer, mode: int) -> None:
+    """Make the head that of the trail with its new line; the trail holds the act without it, so nothing is refused."""
+    if _head_fault(path, before, signer):
+        return  # what does not fit must stay to be seen
+    head = {"what": "audit", "records": len(now), "last": hashlib.sha256(now[-1]).hexdigest()}
+    try:
         write_json(head_of(path), signer.sign(head), durable=True)  # half a head would look like a forged one
-    except (MiraError, OSError) as error:
+        head_of(path).chmod(stat.S_IMODE(mode))  # who reads the trail reads its head
+    except OSError as error:
         LOG.warning("%s stays as it was: %s", head_of(path), error)
 
 
@@ -128,13 +154,15 @@ def _head_fault(path: Path, lines: list[bytes], signer: Signer) -> str:
     """An empty text when the lines of a trail are those of its head, and perhaps some after them."""
     head = head_of(path)
     if not head.exists():
-        gone = any(record.headed for record in _records(lines))
+        gone = any(record.proof or (record.what, record.outcome) in WITH_KEY for record in _records(lines))
         return f"{head.name} is missing, and may have been removed together with the last lines" if gone else ""
     try:
         signed = signer.check(head)
         count, last = int(signed["records"]), signed["last"]
     except (MiraError, KeyError):
         return f"{head.name} was changed, or signed with another key than the one here, {signer.key_id}"
+    except OSError as error:
+        return f"{head.name} cannot be read: {error.strerror}"
     if len(lines) < count:
         return f"it has {len(lines)} lines, but {head.name} counts {count}: the last ones were removed"
     if hashlib.sha256(lines[count - 1]).hexdigest() != last:
@@ -158,7 +186,10 @@ def _records(lines: list[bytes]) -> list[AuditRecord]:
 
 
 def verify(path: Path) -> str:
-    """An empty text when the trail is whole, otherwise what is wrong and in which line."""
+    """An empty text when the trail is whole, otherwise what is wrong and in which line.
+
+    Without the key nothing can be said of its end: see `end_known`.
+    """
     if not path.is_file():
         return _end_fault(path, [])
     with path.open("rb") as stream:
@@ -172,9 +203,12 @@ def _end_fault(path: Path, lines: list[bytes]) -> str:
         signer = known_signer()
     except MiraError as error:
         return str(error)
-    if signer is None and head_of(path).exists():
-        return f"whether its last lines are there cannot be said without the key of {head_of(path).name}"
     return _head_fault(path, lines, signer) if signer else ""
+
+
+def end_known(path: Path) -> bool:
+    """Whether this account has the key that tells whether the trail's last lines are there."""
+    return not head_of(path).exists() or _signer() is not None
 
 
 def _chain_fault(lines: list[bytes]) -> str:
@@ -193,6 +227,9 @@ def _chain_fault(lines: list[bytes]) -> str:
 
 
 def _own_hash(record: AuditRecord) -> str:
-    # lines of trails that had no head yet lack the word
-    text = json.dumps(record.model_dump(exclude={"hash"} if record.headed else {"hash", "headed"}), sort_keys=True)
+    text = json.dumps(record.model_dump(exclude={"hash", "proof"}), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _claim(own_hash: str) -> dict[str, str]:
+    return {"what": "audit-line", "hash": own_hash}

@@ -14,6 +14,16 @@ SERVED_FILE = "served.json"
 State = TypeVar("State", bound=Record)
 
 
+class Damaged(ServingFailed):
+    """A state file of the station cannot be read, and cannot be until a person has seen to it."""
+
+
+class Remembered(Record):
+    """Which model repository a workspace served last."""
+
+    repository: Path
+
+
 class ServingPaths(Record):
     """Folders of one serving station; everything else has a fixed name below them."""
 
@@ -94,7 +104,7 @@ class ServingPaths(Record):
 
     def remember(self) -> None:
         """Note the repository in the workspace."""
-        write_json(self.remembered, {"repository": str(self.models)})
+        write_json(self.remembered, Remembered(repository=self.models).model_dump(mode="json"))
 
 
 def recorded(path: Path, kind: type[State], advice: str) -> State:
@@ -106,12 +116,12 @@ def recorded(path: Path, kind: type[State], advice: str) -> State:
         advice: what to do when it cannot be read.
 
     Raises:
-        ServingFailed: when it was damaged or edited; a server that runs serves on.
+        Damaged: when it was damaged or edited; a server that runs serves on.
     """
     try:
         return kind.model_validate(read_json(path))
-    except ValueError as error:  # no UTF-8, no JSON, or another one
-        raise ServingFailed(f"{path} is damaged: it cannot be read as {kind.__name__}. {advice}") from error
+    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, too deep, or another one
+        raise Damaged(f"{path} is damaged: it cannot be read as {kind.__name__}. {advice}") from error
 
 
 def station(workspace: Path, repository: Path | None = None) -> ServingPaths:
@@ -121,8 +131,12 @@ def station(workspace: Path, repository: Path | None = None) -> ServingPaths:
         workspace: folder of the runs and state.
         repository: Triton model repository; by default the one that the workspace served last, else
             `triton_repo/models/<name of the workspace>`.
+
+    Raises:
+        Damaged: when the record of it cannot be read.
     """
     paths = ServingPaths(workspace=workspace, repository=ROOT / "triton_repo" / "models" / workspace.resolve().name)
     if repository is None and paths.remembered.is_file():
-        repository = Path(read_json(paths.remembered)["repository"])
+        advice = "Remove it, and name the repository once: --repository DIR"
+        repository = recorded(paths.remembered, Remembered, advice).repository
     return paths if repository is None else paths.model_copy(update={"repository": repository})

@@ -43,6 +43,10 @@ class Signer:
         """The statement with its signature."""
         return {"statement": statement, "key": self.key_id, "hmac_sha256": self._mac(statement)}
 
+    def proof(self, statement: dict[str, Any]) -> str:
+        """The signature alone, for a record that holds what is signed itself."""
+        return self._mac(statement)
+
     def check(self, path: Path) -> dict[str, Any]:
         """The statement of a signed document.
 

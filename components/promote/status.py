@@ -34,6 +34,7 @@ class Status(Record):
         registry_error: why the registry could not be asked, "" when it could.
         audit_records: length of the audit trail.
         audit_fault: what is wrong with the trail, "" when it is whole.
+        audit_end_known: whether this account has the key that tells whether the trail's last lines are there.
         changing: the promotion, rollback or start of a share that is under way, "" without one.
         disagreements: everything that does not fit together, in words; while something is changing, it passes with it.
     """
@@ -58,6 +59,7 @@ class Status(Record):
     registry_error: str
     audit_records: int
     audit_fault: str
+    audit_end_known: bool
     changing: str
     disagreements: list[str]
 
@@ -139,6 +141,7 @@ def read(paths: ServingPaths, tracking_uri: str = "") -> Status:
         registry_error=registry_error,
         audit_records=len(records),
         audit_fault=fault,
+        audit_end_known=audit.end_known(paths.audit),
         changing=changing,
         disagreements=disagreements,
     )
@@ -180,7 +183,8 @@ def describe(status: Status) -> str:
         lines.append(f"releases     {', '.join(map(str, status.releases))} on disk")
     champion = status.registry_error or (f"version {status.champion}" if status.champion else "none known")
     lines.append(f"champion     {champion}")
-    lines.append(f"audit trail  {status.audit_records} records, {status.audit_fault or 'whole'}")
+    whole = "whole" if status.audit_end_known else "whole as far as can be said without the signing key"
+    lines.append(f"audit trail  {status.audit_records} records, {status.audit_fault or whole}")
     if status.changing:
         lines.append(f"changing     {status.changing}; what does not agree yet passes with it")
     word = "not yet     " if status.changing else "DISAGREES   "

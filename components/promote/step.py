@@ -172,15 +172,17 @@ def promote_release(wanted: Release, out: Path, config: PromoteConfig) -> Promot
 def check_approval(config: PromoteConfig, wanted: Release) -> None:
     """In manual mode, require a person's approval of exactly this version and decision.
 
-    An approval that names no decision is of the version's number. Where that number was another decision's, too, as
-    after a registry that was begun anew, only an approval of the decision counts.
+    An approval counts that was written with the signing key: anybody else's line may be forged. One that names no
+    decision is of the version's number. Where that number was another decision's, too, as after a registry that was
+    begun anew, only an approval of the decision counts.
     """
     if config.approval == "automatic":
         return
     known = [record for record in audit.read(config.audit) if record.version == wanted.version]
     reused = any(record.decision_sha256 not in ("", wanted.decision_sha256) for record in known)
     enough = (wanted.decision_sha256,) if reused else (wanted.decision_sha256, "")
-    approvals = [record for record in known if record.what == "approve" and record.decision_sha256 in enough]
+    found = [record for record in known if record.what == "approve" and record.decision_sha256 in enough]
+    approvals = [record for record in found if audit.proved(record)]
     broken = audit.verify(config.audit)
     if broken:
         raise GateFailed(f"The audit trail {config.audit} is not whole ({broken}), so no approval in it counts.")
@@ -188,7 +190,9 @@ def check_approval(config: PromoteConfig, wanted: Release) -> None:
         raise GateFailed(
             f"Version {wanted.version} passed the gate and waits for a person: read its report, then run "
             f"`mira approve {wanted.version} --by NAME --why TEXT{' --decision FILE' if reused else ''}` and promote "
-            f"again.{' Another decision had this number, too: name the one.' if reused else ''} Nothing was changed."
+            f"again.{' Another decision had this number, too: name the one.' if reused else ''}"
+            f"{' One approval in the trail was not written with the signing key and does not count.' if found else ''}"
+            " Nothing was changed."
         )
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 
 from components.promote import account, audit, candidate, processes, registry, release, repository, server
-from components.promote.paths import ROOT, ServingPaths, recorded
+from components.promote.paths import ROOT, Damaged, ServingPaths, recorded
 from mira.cases import Record
 from mira.errors import MiraError, ServingFailed
 from mira.storage import write_json, write_text
@@ -47,12 +47,13 @@ class Counters:
     failed_recoveries: int = 0
     canary_seconds: float = 0.0
     healthy: bool = False
+    version: int | None = None
 
-    def text(self, version: int | None, at: float) -> str:
+    def text(self, at: float) -> str:
         """The counters in Prometheus' text format, for node_exporter's textfile collector."""
         values = [
-            ("healthy", "gauge", "Whether every served model answers its canaries as expected.", int(self.healthy)),
-            ("version", "gauge", "Version that is recorded as served, 0 for none.", version or 0),
+            ("healthy", "gauge", "Whether every served model is known to answer its canaries.", int(self.healthy)),
+            ("version", "gauge", "Version that is recorded as served, 0 for none.", self.version or 0),
             ("restarts_total", "counter", "Starts of a server that had died.", self.restarts),
             ("reloads_total", "counter", "Recoveries of a server whose models did not answer.", self.reloads),
             ("failed_recoveries_total", "counter", "Recoveries that did not help.", self.failed_recoveries),
@@ -94,20 +95,27 @@ class Supervisor:
     def step(self) -> None:
         """Look once, and act when something is wrong."""
         now = time.monotonic()
+        if now < self._not_before:
+            return
         try:
             lost = bool(self._members - self._processes())
-            if now < self._not_before or not (lost or now >= self._next_round):
+            if not lost and now < self._next_round:
                 return
             with repository.locked(self.paths):
                 self._check(lost)
-        except ServingFailed as error:  # a promotion is at work and looks after the server itself, or a file is damaged
+            self._members = self._processes()
+        except Damaged as error:
+            LOG.error("%s Until then nothing is supervised.", error)
+            self.counters.healthy = False
+            self._not_before = now + self.interval_s
+            with contextlib.suppress(OSError):  # on a full disk the old figures' time tells
+                self._write_metrics()
+        except ServingFailed as error:  # a promotion is at work and looks after the server itself
             LOG.info("later: %s", error)
             self._not_before = now + 2 * LOOK_SECONDS
         except OSError as error:  # a full disk is no reason to leave the server alone
             LOG.error("%s: %s", type(error).__name__, error.strerror)
             self._not_before = now + self._pause
-        else:
-            self._members = self._processes()
 
     def _processes(self) -> set[int]:
         """The server and its stubs."""
@@ -121,14 +129,17 @@ class Supervisor:
         ill = release.unhealthy(self.paths, state.url, served) if state else {"server": "the server is not running"}
         self.counters.canary_seconds = time.monotonic() - begin
         self._next_round = time.monotonic() + self.interval_s
-        self.counters.healthy = not ill
+        self.counters.healthy, self.counters.version = not ill, served.version
         if ill:
             self._recover(dead=state is None, why="; ".join(ill.values()))
         elif lost:
             LOG.info("a process ended; the models answer as expected")
         if state and not ill and (why := candidate.look_after(self.paths, state.url)):
             LOG.warning("the candidate was withdrawn: %s", why)
-        write_text(self.paths.metrics, self.counters.text(served.version, time.time()))
+        self._write_metrics()
+
+    def _write_metrics(self) -> None:
+        write_text(self.paths.metrics, self.counters.text(time.time()))
 
     def _recover(self, dead: bool, why: str) -> None:
         if time.monotonic() - self._incident > QUIET_SECONDS:

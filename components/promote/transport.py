@@ -7,10 +7,10 @@ client that shows a certificate of it is answered (mTLS).
 from pathlib import Path
 from typing import Any
 
-from components.promote.paths import ServingPaths
+from components.promote.paths import ServingPaths, recorded
 from mira.cases import Record
 from mira.errors import ConfigurationError
-from mira.storage import read_json, write_json
+from mira.storage import write_json
 
 
 class Transport(Record):
@@ -80,5 +80,10 @@ def remember(paths: ServingPaths, transport: Transport) -> None:
 
 
 def chosen(paths: ServingPaths) -> Transport:
-    """What was chosen for this workspace's server."""
-    return Transport.model_validate(read_json(paths.transport)) if paths.transport.is_file() else PLAIN
+    """What was chosen for this workspace's server.
+
+    Raises:
+        Damaged: when the record of it cannot be read.
+    """
+    advice = "Remove it, and start the server again with the options of its connection: mira serve --help"
+    return recorded(paths.transport, Transport, advice) if paths.transport.is_file() else PLAIN

@@ -11,6 +11,7 @@ from components.promote.account import audited, settle_cut_off
 from components.promote.paths import ServingPaths, station
 from components.promote.release import serve
 from components.promote.repository import locked, read_served
+from components.promote.signing import KEY_FILE_VARIABLE, KEY_VARIABLE, known_signer
 from components.promote.step import PromoteConfig, promote
 from components.promote.transport import Transport, remember
 from mira.errors import ConfigurationError
@@ -248,6 +249,11 @@ def _approve(arguments: argparse.Namespace) -> int:
     paths = _paths(arguments)
     if arguments.version < 1:
         raise ConfigurationError("VERSION is the number of a registered version, 1 or above.")
+    if known_signer() is None:
+        raise ConfigurationError(
+            "An approval is signed, and the signing key is not here: give the one of this workspace by "
+            f"{KEY_VARIABLE} or {KEY_FILE_VARIABLE}."
+        )
     facts = {"version": arguments.version, "why": arguments.why, "decision_sha256": digest}
     with audited(paths, "approve", arguments.by, **facts):
         pass

@@ -12,7 +12,7 @@ from mira.client.local import LocalEngine
 from mira.client.retries import DEADLINE_S, Retries
 from mira.client.share import candidate_of, described
 from mira.client.tls import Tls, trouble
-from mira.errors import ConfigurationError, ServingFailed
+from mira.errors import ConfigurationError, ServerAway, ServingFailed
 
 __all__ = ["Answer", "Batch", "Engine", "Floats", "LocalEngine", "MessageTooLarge", "TritonEngine", "together"]
 
@@ -129,15 +129,15 @@ class TritonProtocol:
         text = message.strip().splitlines()
         if "UNAVAILABLE" in status:
             closed = " It closes connections: does it want TLS (--tls-ca), or our certificate (--tls-certificate)?"
-            return ServingFailed(
+            return ServerAway(
                 trouble(self.url, message)
                 or f"No Triton answers at {self.url}. Start one with `mira serve`, or correct the address."
                 + (closed if "closed" in message or "reset" in message else "")
             )
         if "DEADLINE" in status:
-            return ServingFailed(
-                f"Triton at {self.url} did not answer within {self._deadline:.0f} s. Look at its log, "
-                "or give it more time (deadline_s)."
+            return ServerAway(
+                f"Triton at {self.url} did not answer within {self._deadline:g} s. Look at its log, "
+                "or give it more time (--deadline, deadline_s)."
             )
         return ServingFailed(f"{self.name} at {self.url} refused: {text[0][:400] if text else status}")
 

@@ -14,7 +14,7 @@ from mira.dicom.reasons import Reason, Refused
 from mira.dicom.scan import scan
 from mira.dicom.triage import OWN_MARKS
 from mira.dicom.volume import SeriesVolume, read_volumes
-from mira.errors import DataRejected, ServingFailed
+from mira.errors import DataRejected, ServerAway, ServingFailed
 from mira.tasks import Modality, task_of
 from mira.volume import Volume, nifti_description, read_nifti, write_nifti
 
@@ -52,6 +52,20 @@ class Delivered:
             "degradation": round(self.degradation, 4),
             "model": self.model,
         }
+
+
+class RestorationIncomplete(ServingFailed):
+    """Some series of a folder were not restored, since the network failed.
+
+    Attributes:
+        delivered: what was restored by this call.
+        refusals: for what cannot be restored, the reason and how many files it concerns.
+    """
+
+    def __init__(self, message: str, delivered: list[Delivered], refusals: dict[str, int]) -> None:
+        super().__init__(message)
+        self.delivered = delivered
+        self.refusals = refusals
 
 
 def restore_volume(
@@ -123,23 +137,31 @@ def restore_all(
 
     Raises:
         DataRejected: when nothing could be restored, with the reasons.
-        ServingFailed: when the network cannot be reached or refuses; what was restored before stays, and the same call
-            restores the rest.
+        RestorationIncomplete: when the network failed for a series; the others are restored all the same, unless the
+            server does not answer at all. What is complete stays, and the same call tries the rest again.
     """
-    delivered = []
+    delivered: list[Delivered] = []
+    failed: list[str] = []
     with opened(path) as found:
         volumes, refusals = _read(found)
-        for index, volume in enumerate(volumes, start=1):
-            target = out / f"{index:03d}-{volume.modality.lower()}"
+        targets = [out / f"{index:03d}-{volume.modality.lower()}" for index, volume in enumerate(volumes, start=1)]
+        for volume, target in zip(volumes, targets, strict=True):
             try:
                 delivered.append(restore_series(restorer, volume, target, progress, confidence))
             except DataRejected as error:
                 refusals[str(error)] = refusals.get(str(error), 0) + len(volume.files)
             except ServingFailed as error:
-                raise ServingFailed(
-                    f"{error} {len(delivered)} of {len(volumes)} series were restored before and are "
-                    f"complete, in {out}; the same command restores the rest."
-                ) from error
+                failed.append(str(error))
+                if isinstance(error, ServerAway):
+                    break
+    if failed:
+        complete = sum(target.exists() for target in targets)
+        raise RestorationIncomplete(
+            f"{' '.join(dict.fromkeys(failed))} {complete} of {len(targets)} series are complete, in {out}; the same "
+            "command tries the rest again.",
+            delivered,
+            refusals,
+        )
     if not delivered:
         raise DataRejected(f"Nothing in {path} can be restored: {_reasons(refusals)}.")
     return delivered, refusals

@@ -9,7 +9,7 @@ from typing import Any
 from mira.client.arrays import LocalRestorer, RestorationClient, Restorer
 from mira.client.retries import DEADLINE_S
 from mira.client.send import check_where, send
-from mira.client.series import Delivered, restore_all, restore_nifti
+from mira.client.series import Delivered, RestorationIncomplete, restore_all, restore_nifti
 from mira.client.tls import VARIABLES, Tls
 from mira.client.weights import weights_engine
 from mira.errors import ConfigurationError
@@ -61,7 +61,8 @@ def add_restore(subparsers: Any) -> None:
         type=float,
         default=DEADLINE_S,
         metavar="SECONDS",
-        help=f"longest time for one request to the server, its retries included (default {DEADLINE_S:g})",
+        help="longest time for one request to the server, its retries included; one attempt takes half of it at most "
+        f"(default {DEADLINE_S:g})",
     )
     parser.add_argument("--modality", choices=[str(m) for m in Modality], help="what a NIfTI file shows")
     parser.add_argument(
@@ -118,6 +119,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigurationError("--deadline is a number of seconds above 0.")
     if arguments.send:
         check_where(arguments.send)
+    incomplete: RestorationIncomplete | None = None
     with _restorer(arguments) as restorer:
         if is_nifti:
             name = path.name[: -len(".nii.gz")] if path.name.lower().endswith(".gz") else path.stem
@@ -127,13 +129,18 @@ def run(arguments: argparse.Namespace) -> int:
             delivered = [restore_nifti(restorer, path, target, modality, arguments.mr_scale, **options)]
             refusals: dict[str, int] = {}
         else:
-            delivered, refusals = restore_all(restorer, path, arguments.out, True, arguments.confidence)
+            try:
+                delivered, refusals = restore_all(restorer, path, arguments.out, True, arguments.confidence)
+            except RestorationIncomplete as error:
+                delivered, refusals, incomplete = error.delivered, error.refusals, error
     _report(delivered, refusals, arguments)
-    if arguments.send:
+    if arguments.send and delivered:
         files = [path for item in delivered for path in (*item.files, *item.error_files)]
         sent = send(files, arguments.send, arguments.title)
         if not arguments.json:
             sys.stdout.write(f"{len(sent.taken)} files sent\n")
+    if incomplete:
+        raise incomplete
     return 0
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from components.promote import audit, registry
+from components.promote import audit, registry, signing
 from components.promote.exported import read_release
 from components.promote.step import PromoteConfig, check_approval
 from mira.errors import GateFailed
@@ -24,3 +24,20 @@ def test_an_approval_of_a_number_counts_only_while_the_number_is_one_decisions(t
         check_approval(manual, other)
     audit.append(config.audit, "approve", "done", version=4, decision_sha256="a" * 64)
     check_approval(manual, other)
+
+
+def test_an_approval_that_was_written_without_the_key_does_not_count(tmp_path, monkeypatch):
+    config = PromoteConfig(workspace=tmp_path / "ws", repository=tmp_path / "models", tracking_uri=registry.OFF)
+    manual, wanted = config.model_copy(update={"approval": "manual"}), read_release(*make_release(tmp_path, 4))
+    audit.append(config.audit, "promote", "failed", version=4)
+    with monkeypatch.context() as forger:  # anybody who can write the file
+        forger.delenv(signing.KEY_VARIABLE)
+        forger.setenv("HOME", str(tmp_path))
+        audit.append(config.audit, "approve", "done", who="Dr. Chief", version=4)
+    for _ in range(2):
+        assert audit.verify(config.audit) == ""  # lines behind the head are no fault
+        with pytest.raises(GateFailed, match="was not written with the signing key and does not count"):
+            check_approval(manual, wanted)
+        audit.append(config.audit, "promote", "failed", version=4)  # its head counts that line, which proves nothing
+    audit.append(config.audit, "approve", "done", who="Dr. Chief", version=4)
+    check_approval(manual, wanted)

@@ -7,6 +7,7 @@ import pytest
 
 from components.promote import audit, registry, repository, signing, status
 from components.promote.step import PromoteConfig, promote
+from mira.cli import main
 from mira.errors import GateFailed
 from tests.triton.tiny_network import make_release
 
@@ -69,8 +70,9 @@ def test_a_trail_without_its_last_lines_is_not_whole_and_stays_so(tmp_path):
     path.write_bytes(b"".join(lines))
     assert audit.verify(path) == ""
     audit.head_of(path).unlink()
-    path.write_bytes(b"".join(lines[:3]))
-    assert "audit.head.json is missing" in audit.verify(path)
+    for kept in (3, 1):
+        path.write_bytes(b"".join(lines[:kept]))
+        assert "audit.head.json is missing" in audit.verify(path)
 
 
 def test_a_trail_that_was_written_anew_without_the_key_is_not_whole(tmp_path, monkeypatch):
@@ -91,6 +93,42 @@ def test_a_trail_that_was_written_anew_without_the_key_is_not_whole(tmp_path, mo
     assert "written anew" in audit.verify(path)
     head.write_text("{}")
     assert "was changed" in audit.verify(path)
+
+
+def test_a_trail_without_proofs_and_head_is_not_whole_once_something_was_promoted(tmp_path, monkeypatch):
+    path = tmp_path / "audit.jsonl"
+    with monkeypatch.context() as without:
+        without.delenv(signing.KEY_VARIABLE)
+        without.setenv("HOME", str(tmp_path))
+        for what in ("approve", "promote"):  # as somebody without the key would write it
+            audit.append(path, what, "done", version=1)
+        assert audit.verify(path) == ""
+    for _ in range(2):
+        assert "audit.head.json is missing" in audit.verify(path)
+        audit.append(path, "rollback", "failed", version=1)  # signs nothing that was not whole
+    assert not audit.head_of(path).exists()
+
+
+def test_a_head_that_cannot_be_read_is_a_fault_and_no_traceback(tmp_path, monkeypatch):
+    path = tmp_path / "audit.jsonl"
+    audit.append(path, "promote", "done", version=1)
+    assert audit.head_of(path).stat().st_mode == path.stat().st_mode
+    monkeypatch.setattr(signing, "read_json", lambda _: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+    assert audit.verify(path) == "audit.head.json cannot be read: Permission denied"
+
+
+def test_an_account_without_the_key_is_told_what_it_cannot_see(tmp_path, config, monkeypatch, capsys):
+    audit.append(config.audit, "approve", "done", version=3)
+    assert status.read(config, "off").audit_end_known
+    monkeypatch.delenv(signing.KEY_VARIABLE)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    seen = status.read(config, "off")
+    assert (seen.audit_end_known, seen.audit_fault, seen.disagreements) == (False, "", [])
+    assert "whole as far as can be said without the signing key" in status.describe(seen)
+    where = ["--workspace", str(config.workspace), "--repository", str(config.repository)]
+    assert main(["approve", "3", *where, "--by", "A. Reader", "--why", "report read"]) == 2
+    assert "the signing key is not here" in capsys.readouterr().err
+    assert len(audit.read(config.audit)) == 1
 
 
 def test_a_head_that_is_behind_is_no_false_alarm(tmp_path, monkeypatch):

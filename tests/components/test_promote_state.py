@@ -1,18 +1,40 @@
 """The station's own files: flushed before they count, and damaged ones named in words instead of ending everything."""
 
+import errno
+import logging
 import os
+import subprocess
+import sys
 
 import pytest
 
-from components.promote import registry, repository, server, status, supervisor
+from components.promote import account, audit, processes, registry, repository, server, status, supervisor, transport
+from components.promote.paths import Damaged, station
 from components.promote.step import PromoteConfig
 from mira.cli import main
 from mira.errors import ServingFailed
+from mira.storage import write_json
 
 
 @pytest.fixture
 def config(tmp_path):
     return PromoteConfig(workspace=tmp_path / "ws", repository=tmp_path / "models", tracking_uri=registry.OFF)
+
+
+@pytest.fixture
+def serving(config):
+    """A station whose server is a process that only waits, with a release that has no model to ask."""
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"], start_new_session=True)
+    ticks = processes.start_ticks(process.pid)
+    state = server.ServerState(
+        pid=process.pid, ticks=ticks, url="127.0.0.1:1", repository=config.models, started="", shared_memory=""
+    )
+    write_json(config.server, state.model_dump(mode="json"))
+    release = repository.ReleaseRecord(artifacts={}, decision_sha256="", promoted="", by="")
+    repository.write_served(config, repository.Served(version=3, releases={3: release}))
+    yield config
+    process.kill()
+    process.wait()
 
 
 def test_what_is_served_is_on_the_disk_before_it_takes_the_old_record_s_place(config, monkeypatch):
@@ -25,7 +47,10 @@ def test_what_is_served_is_on_the_disk_before_it_takes_the_old_record_s_place(co
     assert repository.read_served(config) == repository.Served()
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b'{"version": "three"}'])
+DEEP = pytest.param(b"[" * 200_000, id="deep")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b'{"version": "three"}', DEEP])
 def test_a_damaged_record_of_what_is_served_is_named_and_what_to_do(config, content, capsys):
     config.models.mkdir(parents=True)
     config.served.write_bytes(content)
@@ -57,3 +82,85 @@ def test_a_supervisor_outlives_damaged_files(config):
     config.supervisor.write_text("{")
     with pytest.raises(ServingFailed, match="is damaged"):
         supervisor.running(config)
+
+
+@pytest.mark.parametrize("content", [b"{", DEEP])
+@pytest.mark.parametrize("name", ["served", "server"])
+def test_while_a_file_is_damaged_the_figures_say_unhealthy_and_the_log_has_an_error(serving, name, content, caplog):
+    watching = supervisor.Supervisor(serving, interval_s=0)
+    watching.step()
+    assert "mira_serving_healthy 1\n" in serving.metrics.read_text()
+    path = getattr(serving, name)
+    whole = path.read_bytes()
+    path.write_bytes(content)
+    watching.step()
+    assert "mira_serving_healthy 0\n" in serving.metrics.read_text()
+    assert "mira_serving_version 3\n" in serving.metrics.read_text()  # the one that was read last
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]
+    assert f"{path} is damaged" in caplog.text
+    path.write_bytes(whole)
+    watching.step()
+    assert "mira_serving_healthy 1\n" in serving.metrics.read_text()
+
+
+def test_a_damaged_file_is_named_once_a_round_and_not_at_every_look(serving, caplog):
+    serving.server.write_text("{")
+    watching = supervisor.Supervisor(serving)
+    watching.step()
+    watching.step()
+    assert len(caplog.records) == 1
+
+
+def test_a_repository_that_is_held_is_no_damage(serving):
+    watching = supervisor.Supervisor(serving, interval_s=0)
+    watching.step()
+    with repository.locked(serving):
+        watching.step()
+    assert watching.counters.healthy
+
+
+def test_a_supervisor_outlives_a_damaged_file_on_a_full_disk(serving, monkeypatch):
+    def full(*_arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(supervisor, "write_text", full)
+    serving.served.write_text("{")
+    watching = supervisor.Supervisor(serving)
+    watching.step()
+    assert not watching.counters.healthy
+
+
+def test_a_supervisor_outlives_a_file_that_is_damaged_right_after_the_check(serving, monkeypatch):
+    watching = supervisor.Supervisor(serving)
+    monkeypatch.setattr(watching, "_check", lambda lost: serving.server.write_text("{"))
+    watching.step()
+    assert "mira_serving_healthy 0\n" in serving.metrics.read_text()
+
+
+@pytest.mark.parametrize("content", [b"{", DEEP])
+def test_a_server_can_be_stopped_while_the_record_of_what_it_serves_is_damaged(serving, content):
+    serving.served.write_bytes(content)
+    assert main(["serve", "--stop", "--workspace", str(serving.workspace), "--repository", str(serving.models)]) == 0
+    assert server.running(serving) is None
+    (line,) = audit.read(serving.audit)
+    assert (line.what, line.outcome, line.before) == ("stop", "done", None)
+    assert "served.json is damaged" in line.why
+    assert audit.verify(serving.audit) == ""
+
+
+@pytest.mark.parametrize("what", ["promote", "rollback", "serve", "approve"])
+def test_nothing_else_is_done_while_it_is_damaged(serving, what):
+    serving.served.write_text("{")
+    with pytest.raises(ServingFailed, match="is damaged"), account.audited(serving, what, ""):
+        pytest.fail("it was begun")
+    assert audit.read(serving.audit) == []
+
+
+def test_a_damaged_choice_of_repository_or_connection_is_named_and_what_to_do(config):
+    for path in (config.remembered, config.transport):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{")
+    with pytest.raises(Damaged, match="--repository DIR"):
+        station(config.workspace)
+    with pytest.raises(Damaged, match="mira serve --help"):
+        transport.chosen(config)

@@ -9,9 +9,9 @@ from pydicom import dcmread
 
 from mira.cli import main
 from mira.client import LocalRestorer
-from mira.client.series import restore_all, restore_nifti, restore_series
+from mira.client.series import RestorationIncomplete, restore_all, restore_nifti, restore_series
 from mira.dicom.volume import read_series
-from mira.errors import DataRejected, ServingFailed
+from mira.errors import DataRejected, ServerAway, ServingFailed
 from mira.tasks import Modality
 from mira.volume import Volume, read_nifti, write_nifti
 from tests.dicom_checks import dciodvfy_messages
@@ -71,24 +71,59 @@ def test_every_series_of_a_folder_is_restored_and_the_rest_is_named(tmp_path, id
     assert refused["a localiser (scout, topogram, survey), not a volume"] == 5
 
 
-def test_a_server_that_goes_away_leaves_whole_series_and_the_same_call_goes_on(tmp_path, identity, monkeypatch):
-    series(tmp_path / "in" / "a", "CT")
-    series(tmp_path / "in" / "b", "MR")
-    answers = identity.restore_slices
+@pytest.fixture
+def folder(tmp_path):
+    for name, modality in (("a", "CT"), ("b", "MR"), ("c", "CT")):
+        series(tmp_path / "in" / name, modality, SeriesInstanceUID=f"1.2.{ord(name)}")
+    return tmp_path / "in"
 
-    def gone(voxels, modality, **options):
+
+def failing(restorer, monkeypatch, error):
+    """A network that fails for MR."""
+    answers = restorer.restore_slices
+
+    def restore_slices(voxels, modality, **options):
         if modality is Modality.MR:
-            raise ServingFailed("Triton is away.")
+            raise error
         return answers(voxels, modality, **options)
 
-    monkeypatch.setattr(identity, "restore_slices", gone)
-    with pytest.raises(ServingFailed, match=r"away\. 1 of 2 series were restored before and are complete"):
-        restore_all(identity, tmp_path / "in", tmp_path / "out")
+    monkeypatch.setattr(restorer, "restore_slices", restore_slices)
+
+
+def test_a_server_that_goes_away_leaves_whole_series_and_the_same_call_goes_on(tmp_path, folder, identity, monkeypatch):
+    with monkeypatch.context() as away:
+        failing(identity, away, ServerAway("Triton is away."))
+        with pytest.raises(RestorationIncomplete, match=r"away\. 1 of 3 series are complete") as caught:
+            restore_all(identity, folder, tmp_path / "out")
+    assert [item.modality for item in caught.value.delivered] == [Modality.CT]  # the third was not tried
     assert len(list((tmp_path / "out" / "001-ct").glob("*.dcm"))) == 5
-    monkeypatch.setattr(identity, "restore_slices", answers)
-    delivered, refused = restore_all(identity, tmp_path / "in", tmp_path / "out")
-    assert [item.modality for item in delivered] == [Modality.MR]
+    delivered, refused = restore_all(identity, folder, tmp_path / "out")
+    assert [item.modality for item in delivered] == [Modality.MR, Modality.CT]
     assert ["exists already" in reason for reason in refused] == [True]
+
+
+def test_a_series_that_always_fails_is_in_nobodys_way(tmp_path, folder, identity, monkeypatch):
+    failing(identity, monkeypatch, ServingFailed("NaN, which is no image."))
+    (folder / "notes.txt").write_text("no image")
+    with pytest.raises(RestorationIncomplete, match=r"NaN, which is no image\. 2 of 3 series are complete") as caught:
+        restore_all(identity, folder, tmp_path / "out")
+    assert caught.value.refusals == {"not a DICOM file": 1}
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["001-ct", "003-ct"]
+    with pytest.raises(RestorationIncomplete, match="2 of 3 series are complete"):
+        restore_all(identity, folder, tmp_path / "out")
+
+
+def test_what_was_restored_before_a_failure_is_told_and_sent(tmp_path, folder, network, monkeypatch, capsys):
+    with LocalRestorer(network, threads=1) as restorer, archive(lambda _: 0x0000) as (peer, got):
+        failing(restorer, monkeypatch, ServerAway("Triton is away."))
+        monkeypatch.setattr("mira.client.verb._restorer", lambda _: restorer)
+        where = f"ARCHIVE@127.0.0.1:{peer.port}"
+        assert main(["restore", str(folder), "--out", str(tmp_path / "out"), "--send", where]) == 5
+    said = capsys.readouterr()
+    assert "CT, 5 slices" in said.out
+    assert "5 files sent" in said.out
+    assert len(got) == 5
+    assert "1 of 3 series are complete" in said.err
 
 
 def test_a_pet_without_suv_is_refused_with_the_reason(tmp_path, identity):

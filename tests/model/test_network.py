@@ -217,3 +217,31 @@ def test_scaling_to_the_local_mean_is_limited_and_leaves_the_source_alone():
     assert torch.equal(units.scaled_to_local_mean(source / 100, source), source / 100 * units.LOCAL_LIMIT)
     assert torch.isfinite(units.scaled_to_local_mean(-source, source)).all()
     assert torch.equal(units.scaled_to_local_mean(torch.zeros_like(source), torch.zeros_like(source)), source * 0)
+
+
+def test_noise_around_little_activity_adds_none_and_borders_are_as_the_centre():
+    """Filtered back-projection has negative voxels; their positive part alone would be three times the activity."""
+    torch.manual_seed(0)
+    for activity in (0.05, 0.1, 0.2):
+        truth = torch.full((1, 1, 96, 96), activity / units.PET_RANGE)
+        source = truth + 0.24 / units.PET_RANGE * torch.randn_like(truth)
+        kept = units.scaled_to_local_mean(truth, source)
+        assert kept.mean().item() == pytest.approx(truth.mean().item(), rel=0.05)
+        halved = units.scaled_to_local_mean(truth / 2, truth)
+        assert torch.allclose(halved, halved[..., 48:49, 48:49].expand_as(halved), rtol=1e-5)
+    source[..., :48] = -1000.0  # a padding value reaches no further than the square
+    padded = units.scaled_to_local_mean(truth, source)
+    assert torch.equal(padded[..., 48 + units.LOCAL_SIDE :], kept[..., 48 + units.LOCAL_SIDE :])
+    assert padded[..., 48:].min() >= truth.max() / units.LOCAL_LIMIT
+
+
+def test_what_a_blunted_lesion_lifts_its_surroundings_by():
+    """The price of the local mean: what a network takes from a hot spot, the square around it gets (decision 23)."""
+    source = torch.full((1, 1, 65, 65), 1.0 / units.PET_RANGE)
+    source[..., 31:34, 31:34] = 20.0 / units.PET_RANGE
+    blunted = torch.where(source > source.min(), 0.6 * source, source)
+    kept = units.scaled_to_local_mean(blunted, source) * units.PET_RANGE
+    assert blunted.max() < kept.max() / units.PET_RANGE < source.max()
+    beside = kept[0, 0, 32, 36]
+    assert 1.1 < beside < 1.2
+    assert torch.equal(kept[..., :22, :], torch.ones_like(kept[..., :22, :]))
