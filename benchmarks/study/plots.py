@@ -30,9 +30,9 @@ def quality_against_cost(
     from matplotlib import pyplot, ticker
 
     tasks = [task.value for task in Task]
-    plot, axes = pyplot.subplots(1, len(tasks), figsize=(13, 4.2))
+    plot, axes = pyplot.subplots(1, len(tasks), figsize=(13, 4.8))
     for axis, task in zip(axes, tasks, strict=True):
-        names = sorted({n for t in tables.values() for n in t[t.task == task].network} & set(costs))
+        names = sorted({n for t in tables.values() for n in t[t.task == task].network} & set(costs), key=_label)
         for color, name in enumerate(names):
             points = []
             for steps, table in sorted(tables.items()):
@@ -41,7 +41,7 @@ def quality_against_cost(
                     points.append((steps, part.psnr.mean()))
             if not points:
                 continue
-            label = name.replace(f":{task}", "").replace(f":{ALL}", " (unified)")
+            label = _label(name)
             cost = costs[name].multiplications / 1e3
             axis.plot([cost] * len(points), [p for _, p in points], "-", color=f"C{color}", alpha=0.5)
             for number, (_, psnr) in enumerate(points):
@@ -56,14 +56,22 @@ def quality_against_cost(
         axis.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
         axis.xaxis.set_minor_formatter(ticker.NullFormatter())
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=6.5)
     axes[0].set_ylabel(f"PSNR, dB (profile {profile}; test and local)")
     budgets = ", ".join(str(steps) for steps in sorted(tables))
-    plot.suptitle(f"Quality against cost; larger dots are larger budgets ({budgets} steps per task)")
-    plot.tight_layout()
+    dots = "; larger dots are larger budgets" if len(tables) > 1 else ""
+    plot.suptitle(f"Quality against cost ({budgets} steps per task){dots}")
+    handles, labels = axes[0].get_legend_handles_labels()
+    plot.tight_layout(rect=(0, 0.12, 1, 1))
+    plot.legend(handles, labels, loc="lower center", ncols=6, fontsize=8)  # below: dots lie in every corner
     path.parent.mkdir(parents=True, exist_ok=True)
     plot.savefig(path, dpi=110)
     pyplot.close(plot)
+
+
+def _label(name: str) -> str:
+    """A network in words, the same for every task."""
+    network, _, learns = name.partition(":")
+    return f"{network} (unified)" if learns == ALL else network
 
 
 def unified_against_single(table: "pd.DataFrame", size: str, profile: str, path: Path) -> None:
