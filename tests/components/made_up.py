@@ -160,7 +160,8 @@ def make_network(
     from model.network import MiraNet
 
     config = ModelConfig("custom", (8, 8, 8, 8), (1, 1, 1, 1), (1, 1, 1), guidance_width=4, instruction_dim=8)
-    config = replace(config, error_map=error_map)
+    # a network that keeps local means takes noise out of PET by itself
+    config = replace(config, error_map=error_map, keeps_local_mean=strength > 0)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         net = MiraNet(config)

@@ -1,5 +1,6 @@
 """Trainings that begin from weights: what they take over, what they say of it, and what they refuse."""
 
+import math
 import os
 import subprocess
 import sys
@@ -231,5 +232,7 @@ def test_processes_that_train_together_begin_from_the_same_weights(root, tmp_pat
     assert together["started_from"] == alone["started_from"]
     assert together["started_from"]["sha256"] == hash_file(folder / "model.safetensors")
     assert together["loss"] == pytest.approx(alone["loss"], rel=1e-4)
-    for name, value in read_weights(tmp_path / "alone").items():
-        assert torch.allclose(read_weights(tmp_path / "together")[name], value, atol=1e-4), name
+    start, one, two = (read_weights(path) for path in (folder, tmp_path / "alone", tmp_path / "together"))
+    # the optimiser's first steps are signs: a gradient near nothing may leave one weight elsewhere
+    steps, apart = ([float((a - b[name]).norm()) for name, a in one.items()] for b in (start, two))
+    assert math.hypot(*apart) < 0.01 * math.hypot(*steps)
