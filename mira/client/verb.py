@@ -15,7 +15,7 @@ from mira.client.weights import weights_engine
 from mira.errors import ConfigurationError
 from mira.tasks import Modality
 
-DEFAULT_SERVER = "localhost:8001"
+DEFAULT_SERVER, DEFAULT_NETWORK = "localhost:8001", "mira_net"
 EXAMPLE = """examples:
   mira restore /data/study --out /data/restored --server localhost:8001
   mira restore scan.nii.gz --modality CT --out /data/restored --model model.onnx
@@ -55,11 +55,10 @@ def add_restore(subparsers: Any) -> None:
     tls.add_argument("--tls-ca", type=Path, metavar="FILE", help="who signs the server's certificate")
     tls.add_argument("--tls-certificate", type=Path, metavar="FILE", help="ours, where the server wants one (mTLS)")
     tls.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key")
-    parser.add_argument("--network", default="mira_net", metavar="NAME", help="served model (default mira_net)")
+    parser.add_argument("--network", metavar="NAME", help=f"served model (default {DEFAULT_NETWORK})")
     parser.add_argument(
         "--deadline",
         type=float,
-        default=DEADLINE_S,
         metavar="SECONDS",
         help="longest time for one request to the server, its retries included; one attempt takes half of it at most "
         f"(default {DEADLINE_S:g})",
@@ -115,8 +114,6 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigurationError("A NIfTI file does not say what it shows: give --modality CT, PET or MR.")
     if is_nifti and arguments.send:
         raise ConfigurationError("An archive takes DICOM, not NIfTI: leave --send out, or restore the DICOM series.")
-    if not arguments.deadline > 0:
-        raise ConfigurationError("--deadline is a number of seconds above 0.")
     if arguments.send:
         check_where(arguments.send)
     incomplete: RestorationIncomplete | None = None
@@ -145,6 +142,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _restorer(arguments: argparse.Namespace) -> Restorer:
+    in_process = "--model" if arguments.model is not None else "--weights" if arguments.weights is not None else ""
+    for name in ("network", "deadline", "tls_ca", "tls_certificate", "tls_key"):
+        if in_process and getattr(arguments, name) is not None:
+            option = "--" + name.replace("_", "-")
+            raise ConfigurationError(f"{option} is about a server, and {in_process} needs none: leave one of them out.")
     if arguments.model is not None:
         return LocalRestorer(arguments.model)
     if arguments.weights is not None:
@@ -152,7 +154,10 @@ def _restorer(arguments: argparse.Namespace) -> Restorer:
     given = Tls(arguments.tls_ca, arguments.tls_certificate, arguments.tls_key)
     tls = given.over(Tls.from_environment())
     where = arguments.server or DEFAULT_SERVER
-    return RestorationClient(where, arguments.network, deadline_s=arguments.deadline, tls=tls)
+    deadline = DEADLINE_S if arguments.deadline is None else arguments.deadline
+    if not deadline > 0:
+        raise ConfigurationError("--deadline is a number of seconds above 0.")
+    return RestorationClient(where, arguments.network or DEFAULT_NETWORK, deadline_s=deadline, tls=tls)
 
 
 def _report(delivered: list[Delivered], refusals: dict[str, int], arguments: argparse.Namespace) -> None:

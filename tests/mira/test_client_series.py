@@ -171,8 +171,11 @@ def test_verb_exit_codes(tmp_path, network, capsys):
     assert main(["restore", str(tmp_path / "x.nii"), *model]) == 2
     assert "--modality" in capsys.readouterr().err
     assert main(["restore", str(tmp_path / "empty"), *model]) == 3
-    assert main(["restore", str(tmp_path / "empty"), *model, "--deadline", "0"]) == 2
-    capsys.readouterr()
+    for option in ("--deadline", "--network", "--tls-ca"):
+        assert main(["restore", str(tmp_path / "empty"), *model, option, "9"]) == 2
+        assert f"{option} is about a server, and --model needs none" in capsys.readouterr().err
+    assert main(["restore", str(tmp_path / "empty"), "--out", str(tmp_path / "out"), "--deadline", "0"]) == 2
+    assert "--deadline is a number of seconds above 0" in capsys.readouterr().err
     away = ["--server", "127.0.0.1:9", "--deadline", "0.5", "--out", str(tmp_path / "out")]
     assert main(["restore", str(tmp_path / "empty"), *away]) == 5
     assert "No Triton answers at 127.0.0.1:9" in capsys.readouterr().err
