@@ -57,7 +57,11 @@ def refusals_recorded(paths: ServingPaths, what: str, who: str, **facts: object)
     try:
         yield
     except MiraError as error:
-        audit.append(paths.audit, what, "failed", who=who, before=read_served(paths).version, why=str(error), **facts)
+        try:
+            facts["before"] = read_served(paths).version
+        except Damaged:
+            facts["before"] = None  # nobody knows; the refusal is what is to be told
+        audit.append(paths.audit, what, "failed", who=who, why=str(error), **facts)
         raise
 
 

@@ -12,7 +12,7 @@ from components.promote import account, audit, processes, registry, repository, 
 from components.promote.paths import Damaged, station
 from components.promote.step import PromoteConfig
 from mira.cli import main
-from mira.errors import ServingFailed
+from mira.errors import GateFailed, ServingFailed
 from mira.storage import write_json
 
 
@@ -154,6 +154,14 @@ def test_nothing_else_is_done_while_it_is_damaged(serving, what):
     with pytest.raises(ServingFailed, match="is damaged"), account.audited(serving, what, ""):
         pytest.fail("it was begun")
     assert audit.read(serving.audit) == []
+
+
+def test_a_refusal_is_told_and_recorded_while_it_is_damaged(serving):
+    serving.served.write_text("{")
+    with pytest.raises(GateFailed, match="gains nothing"), account.refusals_recorded(serving, "promote", "me"):
+        raise GateFailed("The network gains nothing.")
+    (line,) = audit.read(serving.audit)
+    assert (line.outcome, line.before, line.why) == ("failed", None, "The network gains nothing.")
 
 
 def test_a_damaged_choice_of_repository_or_connection_is_named_and_what_to_do(config):
