@@ -33,16 +33,21 @@ class RestoredVolume:
 
 
 def graph_inputs(
-    images: NDArray[np.float32], modality: Modality, mr_scale: float | None, instruction_dim: int
+    images: NDArray[np.float32],
+    modality: Modality,
+    mr_scale: float | None,
+    instruction_dim: int,
+    instruction: NDArray[np.float32] | None = None,
 ) -> tuple[torch.Tensor, ...]:
-    """Inputs of the served graph for slices [B, H, W] that use the network's own instruction."""
+    """Inputs of the served graph for slices [B, H, W] that use a given instruction [D], or the network's own."""
     count = len(images)
+    given = torch.zeros(instruction_dim) if instruction is None else torch.from_numpy(instruction)
     return (
         torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32))[:, None],
         torch.full((count, 1), modality.number, dtype=torch.int64),
         torch.full((count, 1), float(mr_scale or 1.0)),
-        torch.zeros(count, instruction_dim),
-        torch.zeros(count, 1),
+        given.expand(count, -1),
+        torch.full((count, 1), 0.0 if instruction is None else 1.0),
     )
 
 
@@ -53,6 +58,7 @@ def restore_volume(
     modality: Modality,
     mr_scale: float | None = None,
     batch_size: int = 4,
+    instruction: NDArray[np.float32] | None = None,
 ) -> RestoredVolume:
     """Restore a volume on the device of the restorer.
 
@@ -62,19 +68,43 @@ def restore_volume(
         modality: modality of the volume.
         mr_scale: robust scale of an MR volume.
         batch_size: slices at once.
+        instruction: float32 [D], used for every slice; None: each slice has its own.
     """
     device = next(restorer.parameters()).device
     dimension = restorer.network.instruction_dim
     restorer.eval()
     parts: list[list[NDArray[np.float32]]] = [[] for _ in restorer.outputs]
     for start in range(0, len(voxels), batch_size):
-        inputs = graph_inputs(voxels[start : start + batch_size], modality, mr_scale, dimension)
+        inputs = graph_inputs(voxels[start : start + batch_size], modality, mr_scale, dimension, instruction)
         outputs = restorer(*(tensor.to(device) for tensor in inputs))
         for part, output in zip(parts, outputs, strict=False):  # the last is None where there is no error map
             part.append(output.cpu().numpy())
     restored, probability, degradation, instruction, *rest = (np.concatenate(part) for part in parts)
     error = rest[0][:, 0] if rest else None
     return RestoredVolume(restored[:, 0], probability, degradation[:, 0], instruction, error)
+
+
+@torch.inference_mode()
+def shared_instruction(
+    restorer: Restorer, probes: NDArray[np.float32], modality: Modality, mr_scale: float | None = None
+) -> NDArray[np.float32]:
+    """The instruction that the slices of a volume share: the mean of those of some of its slices.
+
+    Args:
+        restorer: the served graph.
+        probes: float32 [P, H, W], slices that stand for the volume.
+        modality: modality of the volume.
+        mr_scale: robust scale of an MR volume.
+
+    Returns:
+        float32 [D].
+    """
+    device = next(restorer.parameters()).device
+    restorer.eval()
+    inputs = graph_inputs(probes, modality, mr_scale, restorer.network.instruction_dim)
+    guidance = restorer.guide(*(tensor.to(device) for tensor in inputs[:3]))
+    found: NDArray[np.float32] = guidance.instruction.float().mean(dim=0).cpu().numpy()
+    return found
 
 
 @torch.inference_mode()

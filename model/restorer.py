@@ -86,7 +86,8 @@ class Restorer(nn.Module):
         change = units.restored(value, residual, selector, self.network.keeps_local_mean) - value
         restored = image + change * native
         is_ct = selector[:, Modality.CT.number, None, None, None] > 0
-        restored = torch.where(is_ct, restored, restored.clamp_min(0.0))
+        untouched = image.clamp_max(0.0) * (1 - units.trust(value, selector))
+        restored = torch.where(is_ct, restored, torch.maximum(restored, untouched))  # no negative activity or signal
         probability = torch.softmax(guidance.modality_logits.float(), dim=1)
         estimates = probability, guidance.degradation.float(), used.float()
         if self.network.error_head is None or expected is None:

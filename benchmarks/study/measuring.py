@@ -122,7 +122,7 @@ def tune(pairs: Path, task: Task, records: Sequence[PairRecord], most: int) -> f
 
 
 def misguided(restorer: "Restorer", instructions: Mapping[Modality, NDArray[np.float32]], seed: int) -> "Restorer":
-    """The network with instructions that it wrote for images of other modalities, drawn at random."""
+    """The network with instructions that it wrote for images of other modalities, one at random for each volume."""
     import torch
     from torch import Tensor, nn
 
@@ -139,12 +139,11 @@ def misguided(restorer: "Restorer", instructions: Mapping[Modality, NDArray[np.f
 
         def forward(self, x: Tensor, selector: Tensor) -> Guidance:
             guidance: Guidance = self.own(x, selector)
-            rows = []
-            for number in selector.argmax(dim=1).tolist():
-                others = [bank for kind, bank in instructions.items() if kind.number != number]
-                bank = others[self.generator.integers(len(others))]
-                rows.append(bank[self.generator.integers(len(bank))])
-            return guidance._replace(instruction=torch.from_numpy(np.stack(rows)))
+            number = int(selector[0].argmax())
+            others = [bank for kind, bank in instructions.items() if kind.number != number]
+            bank = others[self.generator.integers(len(others))]
+            row = torch.from_numpy(bank[self.generator.integers(len(bank))])
+            return guidance._replace(instruction=row.expand(len(x), -1))
 
     network = copy.deepcopy(restorer.network)
     network.guidance = WrongGuidance(network.guidance)

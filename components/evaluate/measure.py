@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.evaluate.results import INPUT
+from mira.client.plan import probe_slices
 from mira.errors import DataRejected
 from mira.pairs import PairRecord
 from mira.quality.clinical import foreground, lesion_contrasts, mean_bias, noise_std, uniform_region
@@ -43,6 +44,7 @@ class Slices:
         index: their indices in the volume.
         degraded: float32 [S, H, W] in native units.
         reference: the same of the reference.
+        probes: slices of the degraded volume that decide the instruction which all of it shares.
         structures: labels of contoured structures, or None.
         blank: slices of the volume that show nothing and are left out.
     """
@@ -51,6 +53,7 @@ class Slices:
     index: NDArray[np.intp]
     degraded: NDArray[np.float32]
     reference: NDArray[np.float32]
+    probes: NDArray[np.float32]
     structures: NDArray[np.int32] | None
     blank: int
 
@@ -139,6 +142,7 @@ def load_slices(root: Path, pair: PairRecord, most: int, with_structures: int) -
         index,
         np.ascontiguousarray(degraded[index]),
         np.ascontiguousarray(reference[index]),
+        np.ascontiguousarray(degraded[probe_slices(len(degraded))]),
         None if labels is None else labels[index],
         int(blank.sum()),
     )
@@ -149,6 +153,9 @@ def measure(
 ) -> Measured:
     """Restore the slices of a pair by each network and measure all beside the degraded input.
 
+    As when a series is served, all slices of a pair share one instruction, that of the slices which the client would
+    ask for. (A pair may hold every n-th slice of its series; the client asks among all of them.)
+
     Args:
         slices: what to restore.
         networks: name -> network; only those trained on the task of the pair.
@@ -156,13 +163,14 @@ def measure(
         unified: name of the network whose indicators are kept.
         batch_size: slices at once.
     """
-    from model.inference import restore_volume
+    from model.inference import restore_volume, shared_instruction
 
     pair = slices.pair
     result = Measured(pair)
     images = {INPUT: slices.degraded}
     for name, network in networks.items():
-        restored = restore_volume(network, slices.degraded, pair.modality, pair.mr_scale, batch_size)
+        instruction = shared_instruction(network, slices.probes, pair.modality, pair.mr_scale)
+        restored = restore_volume(network, slices.degraded, pair.modality, pair.mr_scale, batch_size, instruction)
         images[name] = restored.voxels
         if name == unified:
             result.modality_probability = restored.modality_probability

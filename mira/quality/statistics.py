@@ -14,7 +14,7 @@ class PairedDifference:
 
     Attributes:
         mean: mean over patients of the difference (first minus second).
-        lower: one-sided lower confidence bound of the mean, by bootstrap over patients.
+        lower: one-sided lower confidence bound of the mean, by expanded bootstrap over patients.
         upper: one-sided upper confidence bound.
         confidence: level of each bound.
         patients: patients in both.
@@ -38,9 +38,13 @@ def paired_bootstrap(
     resamples: int = 2000,
     seed: int = 0,
 ) -> PairedDifference:
-    """Bootstrap the mean paired difference over patients (percentile method).
+    """Bootstrap the mean paired difference over patients (expanded percentile method).
 
-    With one patient both bounds equal the mean and say nothing; callers should state the number of patients.
+    The percentiles of few patients' resampled means lie too close together: of a nominal 5 %, 18 % of bounds are on the
+    wrong side with three patients and 10 % with five. So the percentile is the one at which a bootstrap of normal
+    values gives Student's bound (Hesterberg, The American Statistician 69, 2015, section 5.3). No bound passes the
+    smallest or largest difference, so with three patients 12 % remain. With one patient both bounds equal the mean and
+    say nothing; callers should state the number of patients.
 
     Args:
         first: value per patient.
@@ -62,10 +66,20 @@ def paired_bootstrap(
         raise ConfigurationError("A compared value is not finite; leave such patients out and count them.")
     generator = np.random.Generator(np.random.Philox(seed))
     means = differences[generator.integers(0, len(patients), (resamples, len(patients)))].mean(axis=1)
-    lower, upper = np.quantile(means, [1 - confidence, confidence])
+    tail = _expanded_tail(1 - confidence, len(patients))
+    lower, upper = np.quantile(means, [tail, 1 - tail])
     return PairedDifference(
         float(differences.mean()), float(lower), float(upper), confidence, len(patients), resamples, seed
     )
+
+
+def _expanded_tail(tail: float, patients: int) -> float:
+    """Share of resampled means that is left beyond a bound."""
+    from scipy.stats import norm, t
+
+    if patients == 1:
+        return tail
+    return float(norm.cdf(np.sqrt(patients / (patients - 1)) * t.ppf(tail, patients - 1)))
 
 
 def mean_per_patient(values: Mapping[str, list[float]]) -> dict[str, float]:

@@ -6,16 +6,19 @@ import pandas as pd
 import pytest
 
 from components.evaluate.aggregate import within_cases
-from components.evaluate.measure import blank_slices, choose_slices
+from components.evaluate.measure import blank_slices, choose_slices, load_slices, measure
 from components.evaluate.reliability import ErrorCounts
 from components.evaluate.results import read_evaluation
 from components.evaluate.step import EvaluateConfig, evaluate
 from components.kubeflow_outputs import describe_evaluation
+from mira.client import Restorer
+from mira.client.weights import weights_engine
 from mira.errors import ConfigurationError, DataRejected
 from mira.quality.metrics import measure_slices
 from mira.storage import hash_file, read_json
 from mira.tasks import Modality, Task
 from mira.volume import read_nifti
+from model.checkpoint import load_restorer
 from tests.components.made_up import make_network, make_pairs
 
 CONFIG = EvaluateConfig(max_slices_per_case=3, bootstrap_draws=200, threads=1)
@@ -56,6 +59,21 @@ def test_an_identity_gains_nothing_and_a_spoiling_network_loses(run):
         elif row.network != "input":
             assert row.gain_db < -0.1
     assert summary.gains_db["ct-denoising test"] == pytest.approx(0, abs=1e-4)
+
+
+def test_slices_are_restored_as_a_client_restores_their_series(run):
+    """All of a volume share one instruction, also where only some slices of it are measured."""
+    index, _, _, root = run
+    network, _ = load_restorer(root / "champion")
+    with Restorer(weights_engine(str(root / "champion")), in_flight=1) as client:
+        for pair in index.select("local")[::2]:
+            slices = load_slices(root / "pairs", pair, 2, 0)
+            restored = measure(slices, {"unified": network}, ["robust"], "unified", 4).restored["unified"]
+            volume = read_nifti(root / "pairs" / pair.degraded).voxels
+            served = client.restore_slices(volume, pair.modality, mr_scale=pair.mr_scale)
+            assert len(slices.index) == 2 < len(volume)
+            assert np.abs(served.voxels - volume).max() > 0.1
+            np.testing.assert_allclose(restored, served.voxels[slices.index], rtol=1e-4, atol=1e-3)
 
 
 def test_figures_are_those_of_the_quality_package_on_the_stored_volumes(run):

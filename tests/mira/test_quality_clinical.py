@@ -104,10 +104,17 @@ def test_bootstrap_bounds():
     values = np.array([first[p] for p in sorted(first)])
     assert result.patients == 40
     assert result.mean == pytest.approx(values.mean())
-    # normal theory: mean - 1.645 standard errors
-    assert result.lower == pytest.approx(values.mean() - 1.645 * values.std() / 40**0.5, abs=0.03)
+    # Student's bound: mean - 1.685 standard errors
+    assert result.lower == pytest.approx(values.mean() - 1.685 * values.std(ddof=1) / 40**0.5, abs=0.03)
     assert result.upper > result.mean > result.lower
     assert paired_bootstrap(first, second, seed=1) == result
+
+
+def test_bounds_of_few_patients_are_on_the_wrong_side_no_more_often_than_they_say():
+    rng, nothing = np.random.default_rng(0), dict.fromkeys("abcde", 0.0)
+    drawn = [dict(zip("abcde", rng.normal(size=5), strict=True)) for _ in range(400)]
+    wrong = sum(paired_bootstrap(values, nothing, seed=k).lower > 0 for k, values in enumerate(drawn))
+    assert 0.02 < wrong / 400 < 0.08  # 0.05; the plain percentile is at 0.10
 
 
 def test_bootstrap_resamples_patients_in_pairs():

@@ -120,6 +120,17 @@ def test_pet_and_mr_stay_at_or_above_zero_and_ct_does_not_have_to():
     assert restore_volume(restorer, image - 900, Modality.CT).voxels.min() < 0
 
 
+@pytest.mark.parametrize(("modality", "lost"), [(Modality.PET, -5.0), (Modality.MR, -600.0)])
+def test_values_below_the_range_pass_through_and_do_not_become_zero(modality, lost):
+    restorer = random_restorer("tiny")
+    image = np.random.default_rng(0).random((1, 64, 64), np.float32)
+    image[:, :, 32:] = lost
+    image[:, :8] = -0.01  # noise around nothing is restored, to no less than nothing
+    restored = restore_volume(restorer, image, modality, 800.0).voxels
+    np.testing.assert_array_equal(restored[:, 8:, 32:], image[:, 8:, 32:])
+    assert restored[:, :8].min() >= 0
+
+
 def test_mr_restoration_scales_with_the_intensity_scale():
     restorer = random_restorer("tiny")
     image = np.random.default_rng(1).random((1, 48, 48), np.float32) * 300
