@@ -73,7 +73,13 @@ def champion(candidate: Path, out: Path, config: ChampionConfig) -> ChampionSumm
                     f"Version {version.version} of mira_net has no {name} among its artifacts. "
                     "Roll back to a complete version, or remove the alias `champion`."
                 )
-        if hash_file(fetched / "model.safetensors") == hash_file(weights):
+        found = hash_file(fetched / "model.safetensors")
+        if version.tags.get("weights_sha256", found) != found:
+            raise DataRejected(
+                f"The artifacts of version {version.version} of mira_net are not the weights that were registered: "
+                "they were changed, or are of another training. Roll back to a version whose artifacts are whole."
+            )
+        if found == hash_file(weights):
             return ChampionSummary(version="", reason=f"the candidate is the champion, version {version.version}")
         for path in fetched.iterdir():
             if path.is_file():

@@ -88,7 +88,8 @@ def strata(cases: "pd.DataFrame", clinical: Iterable[str]) -> list[Row]:
         weights = part["slices"].to_numpy()
         figures = {name: float(np.average(part[name], weights=weights)) for name in ("psnr", "ssim", "rmse", "gain_db")}
         values = dict(zip(STRATUM, key, strict=True))
-        per_patient = part.groupby("patient")[names].mean().mean()
+        per_patient = part.groupby("patient")[names].mean()
+        worst = {name: max(per_patient[name].dropna(), key=abs, default=np.nan) for name in names}
         rows.append(
             Row(
                 **values,
@@ -98,7 +99,8 @@ def strata(cases: "pd.DataFrame", clinical: Iterable[str]) -> list[Row]:
                 ssim=figures["ssim"],
                 rmse=figures["rmse"],
                 gain_db=None if values["network"] == INPUT else figures["gain_db"],
-                clinical={name: float(v) for name, v in per_patient.items() if np.isfinite(v)},
+                clinical={str(name): float(v) for name, v in per_patient.mean().items() if np.isfinite(v)},
+                clinical_worst={k: float(v) for k, v in worst.items() if k.endswith("_bias") and np.isfinite(v)},
             )
         )
     return rows

@@ -50,6 +50,7 @@ class Row(Record):
         rmse: in the unit of the task, mean over slices.
         gain_db: psnr above that of the input, mean over slices; None for the input itself.
         clinical: clinical figures by name, mean over patients; only those that could be measured.
+        clinical_worst: the biases among them of the patient who has the largest, by size, with its sign.
     """
 
     network: str
@@ -66,6 +67,7 @@ class Row(Record):
     rmse: float
     gain_db: float | None = None
     clinical: dict[str, float] = Field(default_factory=dict)
+    clinical_worst: dict[str, float] = Field(default_factory=dict)
 
 
 class Comparison(Record):

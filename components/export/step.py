@@ -65,6 +65,9 @@ def export(networks: list[Path], version: Path, pairs: Path, out: Path, config: 
         for number, folder in enumerate(networks):
             restorer, checkpoint = load_restorer(folder)
             check_registered(folder, checkpoint, registered)
+            if broken := registered.get("left_out", {}).get(checkpoint.network):
+                announce(f"export: {checkpoint.network} is left out, since the gate found that it breaks {broken}")
+                continue
             name = checkpoint.served_name
             announce(f"export {name}, {number + 1} of {len(networks)}")
             parity[name] = _export_one(restorer, checkpoint, registered, pairs, index, folder, new / name, config)

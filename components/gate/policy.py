@@ -20,6 +20,7 @@ Figure = Literal[
     "local_minus_test_gain_db",
     "modality_accuracy",
     "clinical",
+    "clinical_worst",
     "parity",
 ]
 
@@ -77,8 +78,8 @@ class Gate(Record):
     Attributes:
         id: its name in decisions.
         says: what it protects, in one sentence.
-        figure: what is measured; `clinical` takes the figure named by `measure`.
-        measure: name of a clinical figure in `metrics.json`; only with `figure: clinical`.
+        figure: what is measured; `clinical` and `clinical_worst` take the figure named by `measure`.
+        measure: name of a clinical figure in `metrics.json`; only with these two.
         scope: tasks and splits; all when left out.
         threshold: the bound.
         unit: unit of figure and threshold.
@@ -103,8 +104,10 @@ class Gate(Record):
 
     @model_validator(mode="after")
     def _measure(self) -> Self:
-        if (self.figure == "clinical") != bool(self.measure):
-            raise ValueError("`measure` names the clinical figure of `figure: clinical`, and goes with no other figure")
+        if (self.figure in ("clinical", "clinical_worst")) != bool(self.measure):
+            raise ValueError(
+                "`measure` names the figure of `clinical` and `clinical_worst`, and goes with no other figure"
+            )
         if (self.figure == "parity") != (self.step == "export"):
             raise ValueError("parity is measured by the export step: `figure: parity` goes with `step: export`")
         return self

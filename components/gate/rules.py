@@ -12,6 +12,12 @@ from mira.tasks import Task
 
 Status = Literal["pass", "warn", "fail", "not decidable", "not applicable"]
 _ORDER: tuple[Status, ...] = ("not applicable", "pass", "warn", "not decidable", "fail")
+OF_IMAGES = (
+    "gain_db",
+    "clinical",
+    "clinical_worst",
+    "local_minus_test_gain_db",
+)  # figures of the restored images of one network alone
 
 
 class Finding(Record):
@@ -38,7 +44,8 @@ class RuleResult(Record):
         stratum: the deciding stratum.
         patients: patients in it.
         findings: every stratum, worst first.
-        not_covered: `task, split` of the scope for which there was no figure.
+        not_covered: `task, split` of the scope for which there was no figure, or `task, split, site` where only some
+            sites have it.
         note: what a reader must know to read the status.
     """
 
@@ -67,7 +74,8 @@ def judge(gate: Gate, evaluation: Evaluation, profile: str) -> RuleResult:
         profile: metric profile that the policy speaks of.
 
     Returns:
-        The result; `not applicable` when nothing in the scope has the figure, never a pass.
+        The result; `not applicable` when nothing in the scope has the figure, never a pass. A `must` fails when a
+        task was measured in its scope and the figure is missing all the same: nothing shows that the rule holds.
     """
     findings = [
         finding.model_copy(update={"status": _verdict(gate, finding)})
@@ -84,14 +92,31 @@ def judge(gate: Gate, evaluation: Evaluation, profile: str) -> RuleResult:
         severity=gate.severity,
         status="not applicable",
         findings=findings,
-        not_covered=_not_covered(gate, findings),
+        not_covered=_not_covered(gate, evaluation, profile, findings),
         note=_note(gate, evaluation, findings),
     )
-    if not findings:
-        return result
-    worst = findings[0]
-    chosen = {"status": worst.status, "value": worst.value, "stratum": worst.stratum, "patients": worst.patients}
-    return result.model_copy(update=chosen)
+    if findings:
+        worst = findings[0]
+        chosen = {"status": worst.status, "value": worst.value, "stratum": worst.stratum, "patients": worst.patients}
+        result = result.model_copy(update=chosen)
+    if absent := _absent(gate, evaluation, profile, findings):
+        note = f"The evaluation lacks this figure for {', '.join(absent)}: nothing shows that the rule holds."
+        result = result.model_copy(update={"status": "fail", "note": note})
+    return result
+
+
+def judge_alone(gates: Iterable[Gate], evaluation: Evaluation, profile: str, network: str) -> list[str]:
+    """Ids of the `must` rules about images that a single-task network breaks, as if it were the candidate."""
+    alone = evaluation.model_copy(
+        update={
+            "rows": [row.model_copy(update={"network": UNIFIED}) for row in evaluation.rows if row.network == network],
+            "networks": {UNIFIED: evaluation.networks[network]},
+            "comparisons": [],
+            "indicators": [],
+        }
+    )
+    own = (gate for gate in gates if gate.figure in OF_IMAGES and gate.severity == "must")
+    return [gate.id for gate in own if judge(gate, alone, profile).status == "fail"]
 
 
 def _verdict(gate: Gate, finding: Finding) -> Status:
@@ -102,7 +127,21 @@ def _verdict(gate: Gate, finding: Finding) -> Status:
     return "fail" if gate.severity == "must" else "warn"
 
 
-def _not_covered(gate: Gate, findings: list[Finding]) -> list[str]:
+def _absent(gate: Gate, evaluation: Evaluation, profile: str, findings: list[Finding]) -> list[str]:
+    """Tasks that were measured in the scope of a `must` without giving its figure."""
+    if gate.severity != "must" or gate.figure in ("patients", "local_patients", "local_minus_test_gain_db", "parity"):
+        return []
+    tasks = {row.task for row in _in_scope(gate, evaluation, profile)}
+    if gate.figure == "unified_minus_single_db":
+        tasks = {task for task in tasks if task.value in evaluation.networks}
+    if gate.figure == "unified_minus_champion_db":
+        champion = evaluation.networks.get(CHAMPION)
+        tasks &= set(champion.tasks) if champion else set()
+    have = {finding.stratum.get("task") for finding in findings}
+    return [task.value for task in Task if task in tasks and task.value not in have]
+
+
+def _not_covered(gate: Gate, evaluation: Evaluation, profile: str, findings: list[Finding]) -> list[str]:
     covered = {(finding.stratum.get("task"), finding.stratum.get("split")) for finding in findings}
     if gate.figure in ("parity", "local_patients", "local_minus_test_gain_db"):
         tasks = {task for task, _ in covered}
@@ -111,7 +150,12 @@ def _not_covered(gate: Gate, findings: list[Finding]) -> list[str]:
             if findings and None not in tasks
             else []
         )
-    return [f"{t.value}, {s}" for t in gate.scope.tasks for s in gate.scope.splits if (t.value, s) not in covered]
+    missing = [f"{t.value}, {s}" for t in gate.scope.tasks for s in gate.scope.splits if (t.value, s) not in covered]
+    if gate.figure in ("clinical", "clinical_worst"):
+        sites = {(f.stratum.get("task"), f.stratum.get("split"), f.stratum.get("site")) for f in findings}
+        rows = {(row.task.value, row.split, row.site) for row in _in_scope(gate, evaluation, profile)}
+        missing += [", ".join(place) for place in sorted(rows - sites) if place[:2] in covered]
+    return missing
 
 
 def _note(gate: Gate, evaluation: Evaluation, findings: list[Finding]) -> str:
@@ -150,27 +194,21 @@ def _stratum(row: Row) -> dict[str, str | float]:
 
 def _patients(gate: Gate, evaluation: Evaluation, profile: str) -> Iterator[Finding]:
     tasks = evaluation.networks[UNIFIED].tasks if UNIFIED in evaluation.networks else list(Task)
-    rows = list(_in_scope(gate, evaluation, profile))
     for task in (t for t in gate.scope.tasks if t in tasks):
         for split in gate.scope.splits:
-            count = patients_in(row for row in rows if row.task is task and row.split == split)
+            count = patients_in(evaluation, task, split)
             yield Finding(stratum={"task": task.value, "split": split}, value=count, patients=count)
 
 
 def _local_patients(gate: Gate, evaluation: Evaluation, profile: str) -> Iterator[Finding]:
-    rows = [row for row in _in_scope(gate, evaluation, profile) if row.split == "local"]
     # one patient may have all modalities, so tasks are not added up
-    count = max((patients_in(row for row in rows if row.task is task) for task in Task), default=0)
+    count = max(patients_in(evaluation, task, "local") for task in gate.scope.tasks)
     yield Finding(stratum={"split": "local"}, value=count, patients=count)
 
 
-def patients_in(rows: Iterable[Row]) -> int:
-    """Patients behind rows of one task: per site and scanner the largest number at a level, since levels share them."""
-    most: dict[tuple[str, str], int] = {}
-    for row in rows:
-        key = (row.site, row.vendor)
-        most[key] = max(most.get(key, 0), row.patients)
-    return sum(most.values())
+def patients_in(evaluation: Evaluation, task: Task, split: str) -> int:
+    """Patients who were measured in a task, each once, whatever the number of their sites, scanners and levels."""
+    return int(evaluation.summary.get(task.value, {}).get(split, {}).get("patients") or 0)
 
 
 def _gain(gate: Gate, evaluation: Evaluation, profile: str) -> Iterator[Finding]:
@@ -181,8 +219,9 @@ def _gain(gate: Gate, evaluation: Evaluation, profile: str) -> Iterator[Finding]
 
 def _clinical(gate: Gate, evaluation: Evaluation, profile: str) -> Iterator[Finding]:
     for row in _in_scope(gate, evaluation, profile):
-        if gate.measure in row.clinical:
-            yield Finding(stratum=_stratum(row), value=row.clinical[gate.measure], patients=row.patients)
+        figures = row.clinical if gate.figure == "clinical" else row.clinical_worst
+        if gate.measure in figures:
+            yield Finding(stratum=_stratum(row), value=figures[gate.measure], patients=row.patients)
 
 
 def _against_single(gate: Gate, evaluation: Evaluation, profile: str) -> Iterator[Finding]:
@@ -213,8 +252,8 @@ def _modality_accuracy(gate: Gate, evaluation: Evaluation, profile: str) -> Iter
     for i in evaluation.indicators:
         if i.task in gate.scope.tasks and i.split in gate.scope.splits:
             stratum: dict[str, str | float] = {"task": i.task.value, "split": i.split}
-            rows = (r for r in _in_scope(gate, evaluation, profile) if r.task is i.task and r.split == i.split)
-            yield Finding(stratum=stratum, value=i.modality_accuracy, patients=patients_in(rows))
+            patients = patients_in(evaluation, i.task, i.split)
+            yield Finding(stratum=stratum, value=i.modality_accuracy, patients=patients)
 
 
 def _elsewhere(gate: Gate, evaluation: Evaluation, profile: str) -> Iterator[Finding]:
@@ -226,6 +265,7 @@ _FIGURES: dict[str, Callable[[Gate, Evaluation, str], Iterator[Finding]]] = {
     "local_patients": _local_patients,
     "gain_db": _gain,
     "clinical": _clinical,
+    "clinical_worst": _clinical,
     "unified_minus_single_db": _against_single,
     "unified_minus_champion_db": _against_champion,
     "local_minus_test_gain_db": _local_margin,

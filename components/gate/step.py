@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from components.evaluate.results import UNIFIED, Evaluation, read_evaluation
+from pydantic import Field
+
+from components.evaluate.results import CHAMPION, UNIFIED, Evaluation, read_evaluation
 from components.gate.policy import Policy, load_policy, policy_hash
-from components.gate.rules import RuleResult, judge, patients_in
+from components.gate.rules import RuleResult, judge, judge_alone, patients_in
 from mira.cases import Record
 from mira.errors import DataRejected
 from mira.storage import atomic_folder, hash_file, write_json, write_text
@@ -23,12 +25,15 @@ class GateSummary(Record):
         failed: ids of the `must` rules that failed.
         warned: ids of the rules that warn or could not be decided.
         not_applicable: ids of the rules that had nothing to check.
+        left_out: single-task networks that break a `must` about images themselves, with its ids: they are neither
+            exported nor served. The unified network alone decides about the candidate.
     """
 
     approved: bool
     failed: list[str]
     warned: list[str]
     not_applicable: list[str]
+    left_out: dict[str, list[str]] = Field(default_factory=dict)
 
 
 def gate(evaluation: Path, policy: str, out: Path) -> GateSummary:
@@ -58,11 +63,17 @@ def gate(evaluation: Path, policy: str, out: Path) -> GateSummary:
     if not measured.rows or UNIFIED not in measured.networks:
         results.insert(0, _no_evidence(measured))
     failed = [r.id for r in results if r.status == "fail"]
+    alone = {
+        name: judge_alone(rules.protocol.gates, measured, profile, name)
+        for name in measured.networks
+        if name not in (UNIFIED, CHAMPION)
+    }
     summary = GateSummary(
         approved=not failed,
         failed=failed,
         warned=[r.id for r in results if r.status in ("warn", "not decidable")],
         not_applicable=[r.id for r in results if r.status == "not applicable"],
+        left_out={name: broken for name, broken in alone.items() if broken},
     )
     decision = _decision(summary, rules, policy, measured, results, evaluation)
     with atomic_folder(out) as new:
@@ -97,10 +108,7 @@ def _decision(
 ) -> dict[str, Any]:
     candidate = measured.networks.get(UNIFIED)
     coverage = {
-        task.value: {
-            split: patients_in(row for row in measured.rows if row.task is task and row.split == split)
-            for split in ("test", "local")
-        }
+        task.value: {split: patients_in(measured, task, split) for split in ("test", "local")}
         for task in (candidate.tasks if candidate else [])
     }
     return {
@@ -142,6 +150,10 @@ def _markdown(decision: dict[str, Any], results: list[RuleResult]) -> str:
         cells = (r.id, f"**{r.status}**", value, f"{r.threshold} {r.unit}", describe_stratum(r.stratum) or "–")
         lines.append(f"| {' | '.join(_cell(c) for c in cells)} | {r.patients} | {r.severity} |")
     notes = [f"- {r.id}: {r.note}" for r in results if r.note]
+    notes += [
+        f"- The single-task network {name} is not exported: alone, it breaks {', '.join(broken)}."
+        for name, broken in decision["left_out"].items()
+    ]
     notes += [f"- {r.id}: no data for {'; '.join(r.not_covered)}." for r in results if r.not_covered and r.findings]
     return "\n".join([*lines, "", *notes]) + "\n"
 

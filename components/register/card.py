@@ -78,6 +78,7 @@ def model_card(lineage: Lineage, evaluation: Evaluation, decision: dict[str, Any
             f"| {name} | weights `{n.weights_sha256}`, run `{n.run_id}`{_began(n)} |"
             for name, n in sorted(lineage.networks.items())
         ),
+        *(f"| {name} | not exported: alone, it breaks {', '.join(why)} |" for name, why in lineage.left_out.items()),
     ]
     return "\n".join(parts) + "\n"
 

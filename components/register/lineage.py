@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from components.evaluate.results import UNIFIED, read_evaluation
 from components.train.start import StartedFrom
 from mira.cases import Record
@@ -15,10 +17,11 @@ from mira.storage import hash_file, read_json
 
 
 class TrainedNetwork(Record):
-    """One network of a version; `started_from` is None where it was trained from scratch."""
+    """One network of a version; `code_version` is that of its training, `started_from` None where it began anew."""
 
     weights_sha256: str
     run_id: str
+    code_version: str = ""
     started_from: StartedFrom | None = None
 
 
@@ -33,6 +36,7 @@ class Lineage(Record):
         evaluation_sha256: hash of the evaluation that was decided on.
         policy_sha256: hash of the policy that decided.
         networks: name -> network.
+        left_out: single-task networks that the gate lets nobody export, with the rules that they break.
     """
 
     code_version: str
@@ -42,6 +46,7 @@ class Lineage(Record):
     evaluation_sha256: str
     policy_sha256: str
     networks: dict[str, TrainedNetwork]
+    left_out: dict[str, list[str]] = Field(default_factory=dict)
 
     @property
     def sha256(self) -> str:
@@ -96,6 +101,11 @@ def collect(
     measured = read_evaluation(evaluation)
     if measured.data_version != data_version:
         raise DataRejected("The evaluation was made on other pairs. Run evaluate and gate again.")
+    for name, network in trained.items():
+        if name not in measured.networks or measured.networks[name].weights_sha256 != network.weights_sha256:
+            raise DataRejected(
+                f"The network {name} is not the one that was evaluated. Run evaluate and gate again with it."
+            )
     return Lineage(
         code_version=code_version,
         data_version=data_version,
@@ -104,6 +114,7 @@ def collect(
         evaluation_sha256=evaluation_sha256,
         policy_sha256=verdict["policy_sha256"],
         networks=trained,
+        left_out=verdict.get("left_out", {}),
     )
 
 
@@ -127,5 +138,6 @@ def _trained(folder: Path, data_version: str) -> tuple[str, TrainedNetwork, dict
         )
     config, begun = read_json(folder / "config.json"), training.get("started_from")
     started = None if begun is None else StartedFrom(**begun)
-    trained = TrainedNetwork(weights_sha256=weights, run_id=training["run_id"], started_from=started)
+    code = str(training.get("code_version") or "")
+    trained = TrainedNetwork(weights_sha256=weights, run_id=training["run_id"], code_version=code, started_from=started)
     return str(config["network"]), trained, config

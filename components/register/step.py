@@ -1,5 +1,6 @@
 """Register: an approved candidate becomes a version of `mira_net` with its whole lineage."""
 
+import tempfile
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -116,8 +117,17 @@ def _parameters(client: "MlflowClient", network: str, run_id: str) -> dict[str, 
 
 
 def _checkpoint(client: "MlflowClient", folder: Path, run_id: str) -> str:
-    """Address of the run's checkpoint artifact; uploaded now when training has not done it."""
+    """Address of the run's checkpoint artifact; uploaded now when training has not done it.
+
+    Raises:
+        DataRejected: when the run holds the checkpoint of other weights.
+    """
     present = {Path(item.path).name for item in client.list_artifacts(run_id, CHECKPOINT)}
+    if "training.json" in present:
+        with tempfile.TemporaryDirectory() as scratch:
+            stored = read_json(Path(client.download_artifacts(run_id, f"{CHECKPOINT}/training.json", scratch)))
+        if stored.get("weights_sha256") != read_json(folder / "training.json").get("weights_sha256"):
+            raise DataRejected(f"The MLflow run {run_id} holds other weights than {folder}. Train the network again.")
     for name in ("model.safetensors", "config.json", "training.json"):
         if name not in present:
             client.log_artifact(run_id, str(folder / name), CHECKPOINT)

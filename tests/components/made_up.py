@@ -190,38 +190,22 @@ def make_evaluation(folder: Path, gain=2.0, local_gain=2.0, tasks=tuple(Task), c
                 shared = {"task": task, "split": split, "site": site, "vendor": "Made Up Medical", "level": level}
                 shared |= {"profile": "robust", "patients": 12, "slices": 96, "ssim": 0.8, "rmse": 10.0}
                 rows.append(Row(network="input", psnr=25.0, **shared))
-                rows.append(Row(network=task.value, psnr=25.0 + more, gain_db=more, **shared))
-                rows.append(
-                    Row(network="unified", psnr=25.0 + more, gain_db=more, clinical=clinical[spec.modality], **shared)
-                )
-        for split in ("test", "local"):
-            comparisons.append(
-                Comparison(
-                    network="unified",
-                    other=task.value,
-                    task=task,
-                    split=split,
-                    profile="robust",
-                    patients=12,
-                    difference_db=0.02,
-                    lower_db=-0.05,
-                    draws=2000,
-                )
-            )
-            summary.setdefault(task.value, {})[split] = {
-                "input_psnr": 25.0,
-                "unified_psnr": 25.0 + gain,
-                "gain_db": gain,
-                "patients": 12.0,
-                "slices": 96.0,
-            }
+                figures = clinical[spec.modality]
+                shared |= {"psnr": 25.0 + more, "gain_db": more, "clinical": figures, "clinical_worst": figures}
+                rows += [Row(network=network, **shared) for network in (task.value, "unified")]
+        same = {"other": task.value, "task": task, "profile": "robust", "patients": 12, "draws": 2000}
+        same |= {"network": "unified", "difference_db": 0.02, "lower_db": -0.05}
+        comparisons += [Comparison(split=split, **same) for split in ("test", "local")]
     if change:
         change(rows, comparisons)
-    networks = {
-        "unified": Network(
-            tasks=list(tasks), size="tiny", weights_sha256="a" * 64, run_id="run-unified", data_version="d1"
-        )
-    }
+    for task, split in sorted({(row.task, row.split) for row in rows}):
+        sites = {row.site for row in rows if (row.task, row.split) == (task, split)}
+        figures = {"input_psnr": 25.0, "unified_psnr": 25.0 + gain, "gain_db": gain}
+        counts = {"patients": 12.0 * len(sites), "slices": 96.0}
+        summary.setdefault(task.value, {})[split] = figures | counts
+    shared = {"size": "tiny", "data_version": "d1"}
+    networks = {"unified": Network(tasks=list(tasks), weights_sha256="a" * 64, run_id="run-unified", **shared)}
+    networks |= {t.value: Network(tasks=[t], weights_sha256=str(i) * 64, **shared) for i, t in enumerate(tasks)}
     evaluation = Evaluation(
         profile="robust",
         profiles={"robust": "as amir, MR scaled"},

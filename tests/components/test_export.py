@@ -86,6 +86,15 @@ def test_each_network_becomes_a_served_model(made):
     assert read_json(root / "out" / "mira_net_pet" / "metadata.json")["training_run"] == "run-pet-synthesis"
 
 
+def test_a_network_that_the_gate_left_out_is_not_exported(made, tmp_path):
+    root, networks, _ = made
+    version = read_json(root / "version" / "version.json") | {"left_out": {"pet-synthesis": ["gain-test"]}}
+    write_json(tmp_path / "version.json", version)
+    summary = export(networks, tmp_path / "version.json", root / "pairs", tmp_path / "out", ExportConfig())
+    assert list(summary.models) == ["mira_net"]
+    assert not (tmp_path / "out" / "mira_net_pet").exists()
+
+
 def test_parity_is_told_in_native_units(made):
     root, _, summary = made
     report = read_json(root / "out" / "parity.json")

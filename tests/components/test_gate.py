@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.evaluate.results import Comparison
 from components.gate.policy import Threshold, load_policy, policy_hash
 from components.gate.step import gate
 from mira.errors import ConfigurationError, DataRejected
@@ -88,20 +87,13 @@ def test_warn_rules_do_not_refuse(tmp_path):
 
 
 def against(patients, lower, other="ct-denoising"):
+    """A comparison of CT on test patients, in place of the made-up one with the same network."""
+
     def change(rows, comparisons):
-        comparisons[:] = [
-            Comparison(
-                network="unified",
-                other=other,
-                task="ct-denoising",
-                split="test",
-                profile="robust",
-                patients=patients,
-                difference_db=lower + 0.1,
-                lower_db=lower,
-                draws=2000,
-            )
-        ]
+        figures = {"patients": patients, "difference_db": lower + 0.1, "lower_db": lower, "other": other}
+        comparisons.append(comparisons[0].model_copy(update=figures))
+        if other == comparisons[0].other:
+            del comparisons[0]
 
     return change
 
@@ -112,10 +104,9 @@ def test_few_patients_make_non_inferiority_undecidable_and_many_decide(tmp_path)
     assert rules["unified-vs-single-test"]["status"] == "not decidable"
     assert "unified-vs-single-test" in summary.warned
     assert "Fewer than 10 patients" in rules["unified-vs-single-test"]["note"]
-    assert "mri-super-resolution, test" in rules["unified-vs-single-test"]["not_covered"]
     summary, rules, _ = decide(tmp_path, change=against(10, -0.5))
     assert summary.failed == ["unified-vs-single-test"]
-    assert rules["unified-vs-single-local"]["status"] == "not applicable"
+    assert rules["unified-vs-single-local"]["status"] == "pass"
 
 
 def test_worse_than_the_champion_is_refused(tmp_path):
@@ -147,6 +138,51 @@ def test_without_a_local_set_nothing_is_released(tmp_path):
     assert summary.failed == ["local-patients"]
     assert rules["gain-local"]["status"] == "not applicable"
     assert rules["local-tasks"]["status"] == "warn"
+
+
+def test_a_figure_that_a_measured_task_lacks_refuses_the_candidate(tmp_path):
+    """Whatever made it disappear: what was not measured does not hold."""
+    nothing = edit(task=Task.CT_DENOISING, to={"clinical": {}, "clinical_worst": {}})
+    summary, rules, _ = decide(tmp_path, change=nothing)
+    assert summary.failed == ["hu-bias"]
+    assert "lacks this figure for ct-denoising" in rules["hu-bias"]["note"]
+    assert rules["hu-bias-patient"]["status"] == "not applicable"  # a rule that only tells
+
+    summary, rules, _ = decide(tmp_path, change=lambda rows, comparisons: comparisons.clear())
+    assert summary.failed == ["unified-vs-single-test", "unified-vs-single-local"]
+
+
+def test_a_site_without_the_figure_is_named(tmp_path):
+    change = edit(task=Task.CT_DENOISING, site="beta", to={"clinical": {}})
+    summary, rules, _ = decide(tmp_path, change=change)
+    assert summary.approved
+    assert rules["hu-bias"]["not_covered"] == ["ct-denoising, test, beta"]
+    assert "- hu-bias: no data for ct-denoising, test, beta." in (tmp_path / "decision" / "decision.md").read_text()
+
+
+def test_one_patient_whose_bias_the_mean_hides_is_told(tmp_path):
+    change = edit(task=Task.CT_DENOISING, site="alpha", to={"clinical_worst": {"hu_mean_bias": -20.0}})
+    summary, rules, _ = decide(tmp_path, change=change)
+    assert (summary.approved, summary.warned) == (True, ["hu-bias-patient"])
+    assert rules["hu-bias-patient"]["value"] == -20.0
+
+
+@pytest.mark.parametrize(
+    ("bad", "broken"),
+    [
+        ({"gain_db": -20.0}, ["gain-local", "local-margin"]),
+        ({"clinical": {"hu_mean_bias": 300.0}}, ["hu-bias"]),
+        ({"clinical": {}}, []),  # the other sites have the figure
+    ],
+)
+def test_a_single_task_network_that_breaks_a_rule_is_left_out(tmp_path, bad, broken):
+    """It would be served to whom asks for it; the unified network is judged as before."""
+    change = edit("ct-denoising", site="gamma", to=bad)
+    summary, _, decision = decide(tmp_path, change=change)
+    assert summary.approved
+    assert decision["left_out"] == ({"ct-denoising": broken} if broken else {})
+    text = (tmp_path / "decision" / "decision.md").read_text()
+    assert ("ct-denoising is not exported: alone, it breaks" in text) == bool(broken)
 
 
 def test_an_evaluation_with_no_rows_fails(tmp_path):
@@ -187,7 +223,7 @@ def test_missing_or_foreign_evaluation_is_rejected(tmp_path):
         ),
         ("threshold: {above: 0.0}", "threshold: {above: 0.0, at_least: 0}", "give exactly one of"),
         ("figure: gain_db", "figure: gain", "figure: Input should be"),
-        ("measure: hu_mean_bias", "", "`measure` names the clinical figure"),
+        ("measure: hu_mean_bias", "", "`measure` names the figure of `clinical`"),
         ("id: gain-local", "id: gain-test", "appear twice: gain-test"),
         ("controlled_by: [modality-recognised]", "controlled_by: [magic]", "do not exist: magic"),
         ("severity: must", "severity: warn", "approves everything"),

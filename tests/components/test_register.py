@@ -37,7 +37,8 @@ def make_candidate(root, tracking, seed):
     make_evaluation(root / "evaluation")
     metrics = read_json(root / "evaluation" / "metrics.json")
     metrics["data_version"] = "0123456789abcdef"
-    metrics["networks"]["unified"]["weights_sha256"] = hash_file(networks[0] / "model.safetensors")
+    for network, folder in zip(runs, networks, strict=True):
+        metrics["networks"][network]["weights_sha256"] = hash_file(folder / "model.safetensors")
     write_json(root / "evaluation" / "metrics.json", metrics)
     gate(root / "evaluation", POLICY, root / "decision")
     parts = {"networks": networks, "evaluation": root / "evaluation", "decision": root / "decision"}
@@ -65,6 +66,35 @@ def test_an_approved_candidate_gets_a_version_with_its_whole_lineage(candidate, 
     assert stored.tags["gain_db.ct-denoising.test"] == "2.000"
     names = {a.path for a in tracking.client.list_artifacts(stored.run_id, "release")}
     assert names == {f"release/{n}" for n in ("decision.json", "metrics.json", "model_card.md", "version.json")}
+
+
+def test_a_network_that_was_not_evaluated_gets_no_version(candidate):
+    folder = candidate.root / "ct-denoising"
+    make_network(folder, "ct-denoising", seed=10_001, strength=0.2, run_id=candidate.runs["ct-denoising"])
+    with pytest.raises(DataRejected, match="ct-denoising is not the one that was evaluated"):
+        register(**candidate.call)
+
+
+def test_a_network_that_the_gate_left_out_is_named(candidate):
+    metrics = read_json(candidate.root / "evaluation" / "metrics.json")
+    for row in metrics["rows"]:
+        if row["network"] == "ct-denoising":
+            row["gain_db"] = -1.0
+    write_json(candidate.root / "evaluation" / "metrics.json", metrics)
+    gate(candidate.root / "evaluation", POLICY, candidate.root / "decision")
+    register(**candidate.call)
+    version = read_json(candidate.root / "version" / "version.json")
+    assert version["left_out"] == {"ct-denoising": ["gain-test", "gain-local"]}
+    card = (candidate.root / "version" / "model_card.md").read_text()
+    assert "| ct-denoising | not exported: alone, it breaks gain-test, gain-local" in card
+
+
+def test_a_run_with_the_checkpoint_of_other_weights_gives_no_version(candidate, tracking):
+    write_json(candidate.root / "other" / "training.json", {"weights_sha256": "0" * 64})
+    other = str(candidate.root / "other" / "training.json")
+    tracking.client.log_artifact(candidate.runs["unified"], other, "checkpoint")
+    with pytest.raises(DataRejected, match="holds other weights"):
+        register(**candidate.call)
 
 
 def test_the_model_card_says_what_it_is_for_and_shows_the_input_beside_every_figure(candidate):
@@ -122,6 +152,9 @@ def test_champion_is_fetched_unless_it_is_the_candidate_or_there_is_none(candida
         assert champion(newer, tmp_path / "fetched", config).version == str(version)
         assert hash_file(tmp_path / "fetched" / "model.safetensors") == hash_file(unified / "model.safetensors")
         assert read_json(tmp_path / "fetched" / "config.json")["network"] == "unified"
+        tracking.client.set_model_version_tag("mira_net", str(version), "weights_sha256", "0" * 64)
+        with pytest.raises(DataRejected, match="are not the weights that were registered"):
+            champion(newer, tmp_path / "changed", config)
     finally:
         tracking.client.delete_registered_model_alias("mira_net", "champion")
 
