@@ -1,7 +1,8 @@
 """Sending a restored series back: by C-STORE to an archive, or by STOW-RS to a DICOMweb service.
 
-The files stay where they are, whatever happens; sending them again is safe, since an object keeps its UID. What was
-not taken is named by the archive's status, never by anything of the patient.
+The files stay where they are, whatever happens; sending them again is safe, since an object keeps its UID. A file
+counts as taken when the archive says so of this very object. What was not taken is named by the archive's status,
+never by anything of the patient.
 """
 
 import logging
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mira.dicom import headers as h
 from mira.dicom.headers import tolerant
 from mira.errors import ConfigurationError, RetryableError
 
@@ -24,6 +26,10 @@ FIRST_PAUSE = 1.0
 OBJECTS_PER_REQUEST = 16
 INSTALL = "pip install 'mira-net[receive]'"
 OUT_OF_RESOURCES = 0xA700
+UNREADABLE = "not a readable DICOM file"
+UID = "ReferencedSOPInstanceUID"
+NOT_CONFIRMED = "the service did not confirm it"
+ACCEPT = "application/dicom+json"  # an XML answer of a service that knows no other is read, too
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ class Sent:
 
     Attributes:
         taken: files that the archive has.
-        refused: files that it refused, by its reason.
+        refused: files that it refused or did not confirm, and files that cannot be read, by the reason.
         waiting: files that it could not be asked about.
     """
 
@@ -122,7 +128,10 @@ def c_store(files: Sequence[Path], peer: Peer, our_title: str = "MIRA", pause: f
     with tolerant():
         for attempt in range(ATTEMPTS):
             entity = AE(ae_title=our_title)
-            for kind in _kinds(sent.waiting):
+            kinds = _kinds(sent)
+            if not sent.waiting:
+                break
+            for kind in kinds:
                 entity.add_requested_context(kind, ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2"])
             association = entity.associate(peer.host, peer.port, ae_title=peer.title)
             if association.is_established:
@@ -134,10 +143,28 @@ def c_store(files: Sequence[Path], peer: Peer, our_title: str = "MIRA", pause: f
     return sent
 
 
-def _kinds(files: Sequence[Path]) -> list[str]:
+def _dataset(path: Path, tags: list[str] | None = None) -> Any:
+    """What a file holds, all of it or some attributes; None when it is gone, damaged or no DICOM object."""
     from pydicom import dcmread
 
-    return sorted({str(dcmread(path, specific_tags=["SOPClassUID"]).SOPClassUID) for path in files})
+    try:
+        found = dcmread(path, specific_tags=tags)
+        return found if found.SOPClassUID and found.SOPInstanceUID and found.file_meta.TransferSyntaxUID else None
+    except Exception:  # damaged bytes raise many types, and what they say may quote the file
+        return None
+
+
+def _kinds(sent: Sent) -> list[str]:
+    """SOP classes of the files that wait; what cannot be read is refused."""
+    kinds = set()
+    for path in list(sent.waiting):
+        header = _dataset(path, ["SOPClassUID", "SOPInstanceUID"])
+        if header is None:
+            sent.waiting.remove(path)
+            sent.refused[UNREADABLE].append(path)
+        else:
+            kinds.add(str(header.SOPClassUID))
+    return sorted(kinds)
 
 
 def _through(association: Any, sent: Sent) -> None:
@@ -146,8 +173,13 @@ def _through(association: Any, sent: Sent) -> None:
     for path in list(sent.waiting):
         if not association.is_established:
             break
+        dataset = _dataset(path)
+        if dataset is None:
+            sent.waiting.remove(path)
+            sent.refused[UNREADABLE].append(path)
+            continue
         try:
-            status = association.send_c_store(path).get("Status")
+            status = association.send_c_store(dataset).get("Status")
         except ValueError:  # no presentation context was accepted for this kind of object
             status = 0x0122
         if status is None:  # no answer: the association is gone
@@ -168,7 +200,8 @@ def stow(files: Sequence[Path], url: str, pause: float = FIRST_PAUSE) -> Sent:
     """Send files by STOW-RS; a token is read from the environment variable MIRA_DICOMWEB_TOKEN.
 
     Raises:
-        ConfigurationError: for an address or a token that cannot be used, or a missing package.
+        ConfigurationError: for an address or a token that cannot be used, an address that redirects, or a missing
+            package.
     """
     try:
         import requests  # type: ignore[import-untyped]
@@ -178,8 +211,10 @@ def stow(files: Sequence[Path], url: str, pause: float = FIRST_PAUSE) -> Sent:
     headers = _headers(url)
     session = requests.Session()
     session.trust_env = False  # neither ~/.netrc nor a proxy of the environment may redirect patients' data
+    session.max_redirects = 0  # nor may the service: a redirect ends in TooManyRedirects before anything is sent on
+    session.hooks["response"].append(_bare_type)
     logging.getLogger("dicomweb_client").setLevel(logging.CRITICAL + 1)
-    client = DICOMwebClient(url.rstrip("/"), session=session, headers=headers, timeout=60)
+    client = DICOMwebClient(url.rstrip("/"), session=session, headers=headers | {"Accept": ACCEPT}, timeout=60)
     client.set_http_retry_params(retry=False)
     sent = Sent()
     with session, tolerant():
@@ -200,38 +235,63 @@ def _headers(url: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 
+def _bare_type(response: Any, **_: Any) -> None:
+    """Take the parameters from an answer's type: the client reads no `application/dicom+json; charset=utf-8`."""
+    response.headers["Content-Type"] = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+
+
+def _redirected(response: Any) -> ConfigurationError:
+    """What to do about an address that redirects; of the other address only the host is said."""
+    try:
+        host = urllib.parse.urlsplit(urllib.parse.urljoin(response.url, response.headers["Location"])).hostname or ""
+    except ValueError:
+        host = ""
+    shown = host if re.fullmatch(r"[\w.:-]{1,253}", host, re.ASCII) else "another place"
+    return ConfigurationError(
+        f"The address redirects to {shown}; give that address, or a valid token in {TOKEN} where it asks to sign in. "
+        "Patients' data follow no redirect."
+    )
+
+
 def _store(call: Callable[..., Any], part: list[Path], sent: Sent, requests: Any, pause: float) -> None:
     """Store some files in one request, and sort them by what the service says of each."""
-    from pydicom import dcmread
-
-    datasets = {str(dataset.SOPInstanceUID): path for path in part for dataset in [dcmread(path)]}
-    for attempt in range(ATTEMPTS):
+    datasets = {path: dataset for path in part if (dataset := _dataset(path)) is not None}
+    if len(datasets) < len(part):
+        sent.refused[UNREADABLE] += [path for path in part if path not in datasets]
+    for attempt in range(ATTEMPTS if datasets else 0):
         try:
-            answer = call([dcmread(path) for path in part])
+            answer = call(list(datasets.values()))
         except requests.HTTPError as error:
             code = error.response.status_code
-            if code == 409:  # none was stored; the body, which the client does not pass on, would say why
-                sent.refused["HTTP 409"] += part
+            if code not in (408, 429) and code < 500:  # 409: none was stored; the body would say why
+                sent.refused[f"HTTP {code}"] += datasets
                 return
-            if code not in (408, 429) and code < 500:
-                sent.refused[f"HTTP {code}"] += part
-                return
-        except (AttributeError, KeyError, TypeError, ValueError):  # what it stored is not known
-            sent.refused["an answer that cannot be read"] += part
+        except requests.TooManyRedirects as error:
+            raise _redirected(error.response) from None
+        except (AttributeError, KeyError, SyntaxError, TypeError, ValueError):  # what it stored is not known
+            sent.refused["an answer that cannot be read"] += datasets
             return
         except requests.RequestException:
             pass  # the service is away: it is asked again below
         else:
-            failed = {
-                str(item.ReferencedSOPInstanceUID): int(item.get("FailureReason", 0))
-                for item in answer.get("FailedSOPSequence", [])
-            }
-            for uid, path in datasets.items():
-                if uid in failed:
-                    sent.refused[f"reason 0x{failed[uid]:04X}"].append(path)
-                else:
-                    sent.taken.append(path)
+            _sort(datasets, answer, sent)
             return
         if attempt + 1 < ATTEMPTS:
             time.sleep(pause * 2**attempt)
-    sent.waiting += part
+    sent.waiting += datasets
+
+
+def _sort(datasets: dict[Path, Any], answer: Any, sent: Sent) -> None:
+    """Sort files by the answer, which names every object that was stored or failed (PS3.18, Store Instances)."""
+    stored = {h.text(item, UID) for item in h.items(answer, "ReferencedSOPSequence")}
+    failed = {
+        h.text(item, UID): int(h.number(item, "FailureReason") or 0) for item in h.items(answer, "FailedSOPSequence")
+    }
+    for path, dataset in datasets.items():
+        uid = h.text(dataset, "SOPInstanceUID")
+        if uid in failed:
+            sent.refused[f"reason 0x{failed[uid]:04X}"].append(path)
+        elif uid in stored:
+            sent.taken.append(path)
+        else:  # a page to sign in, an empty answer, one that is neither JSON nor XML: it may not be there
+            sent.refused[NOT_CONFIRMED].append(path)

@@ -119,6 +119,12 @@ class Service(BaseHTTPRequestHandler):
         uids = {uid.decode() for uid in re.findall(rb"1\.2\.826\.0\.1\.3680043\.10\.9999\.3\.\d+", body)}
         answer = Dataset()
         answer.ReferencedSOPSequence, answer.FailedSOPSequence = [], []
+        if service.moved:
+            self.send_response(service.moved[0])
+            self.send_header("Location", service.moved[1])
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         for uid in sorted(uids):
             item = Dataset()
             item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = CLASSES["CT"], uid
@@ -128,19 +134,26 @@ class Service(BaseHTTPRequestHandler):
             else:
                 answer.ReferencedSOPSequence.append(item)
         service.stored |= uids if code == 200 else set()
-        content = service.form.format(answer.to_json()).encode() if code == 200 else b""
+        content = service.form.format(answer.to_json()).encode() if 200 <= code < 300 else b""
         self.send_response(code)
-        self.send_header("Content-Type", "application/dicom+json")
+        if service.kind:
+            self.send_header("Content-Type", service.kind)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
 
+    def do_GET(self):
+        self.server.headers.append(dict(self.headers))
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
 
 @contextmanager
-def service(codes=(), refuses="none", form="{}"):
+def service(codes=(), refuses="none", form="{}", kind="application/dicom+json", moved=None):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Service)
     server.codes, server.refuses, server.stored, server.headers = list(codes), refuses, set(), []
-    server.form = form
+    server.form, server.kind, server.moved = form, kind, moved
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
@@ -159,6 +172,102 @@ def test_stow_stores_everything_with_the_token_and_asks_a_busy_service_again(tmp
     assert sorted(sent.taken) == files
     assert len(server.stored) == 20
     assert all(headers["Authorization"] == "Bearer secret" for headers in server.headers)
+
+
+XML = """<NativeDicomModel><DicomAttribute keyword="ReferencedSOPSequence" tag="00081199" vr="SQ">
+<Item number="1"><DicomAttribute keyword="ReferencedSOPInstanceUID" tag="00081155" vr="UI">
+<Value number="1">UID</Value></DicomAttribute></Item></DicomAttribute></NativeDicomModel>"""
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "form"),
+    [
+        (200, "text/html", "<html>Please sign in</html>"),
+        (200, "", "Please sign in"),
+        (200, "application/dicom+json", "{{}}"),
+        (200, "application/dicom+json", '{{"00081199":{{"vr":"SQ","Value":[]}}}}'),
+        (200, "application/dicom+json", '{{"00081199":{{"vr":"SQ","Value":[{{}}]}}}}'),
+        (200, "application/dicom+xml", XML.replace("UID<", "1.2.3<")),
+        (202, "application/dicom+json", ""),
+        (204, "", ""),
+    ],
+)
+def test_a_file_that_the_service_does_not_confirm_is_not_taken(tmp_path, code, kind, form):
+    files = make_series(tmp_path, "CT", 2)
+    with service(codes=[code], kind=kind, form=form) as (_, url):
+        sent = stow(files, url, pause=0.01)
+    assert dict(sent.refused) == {"the service did not confirm it": files}
+    assert not sent.taken
+    with pytest.raises(RetryableError, match=r"0 of 2 files: 2 refused \(the service did not confirm it\)"):
+        sent.check("the service")
+
+
+@pytest.mark.parametrize(
+    ("kind", "form"),
+    [
+        ("application/dicom+json; charset=utf-8", "{}"),
+        ("Application/JSON", "{}"),
+        ("application/dicom+xml;charset=utf-8", XML.replace("UID<", "1.2.826.0.1.3680043.10.9999.3.1<")),
+    ],
+)
+def test_stow_asks_for_json_and_reads_what_confirms_in_json_or_xml(tmp_path, kind, form):
+    files = make_series(tmp_path, "CT", 1)
+    with service(kind=kind, form=form) as (server, url):
+        assert stow(files, url, pause=0.01).taken == files
+    assert [headers["Accept"] for headers in server.headers] == ["application/dicom+json"]
+
+
+def test_an_xml_answer_that_is_none_cannot_be_read(tmp_path):
+    files = make_series(tmp_path, "CT", 1)
+    with service(kind="application/dicom+xml", form="<a><b>") as (_, url):
+        assert dict(stow(files, url, pause=0.01).refused) == {"an answer that cannot be read": files}
+
+
+@pytest.mark.parametrize("code", [302, 307, 308])
+def test_patients_data_follow_no_redirect(tmp_path, monkeypatch, code):
+    monkeypatch.setenv("MIRA_DICOMWEB_TOKEN", "secret")
+    files = make_series(tmp_path, "CT", 2)
+    with service() as (other, elsewhere):
+        moved = code, elsewhere.replace("127.0.0.1", "localhost") + "?patient=Doe"
+        with service(moved=moved) as (_, url), pytest.raises(ConfigurationError) as caught:
+            stow(files, url, pause=0.01)
+    assert other.headers == []
+    assert str(caught.value).startswith("The address redirects to localhost; give that address")
+    assert "patient=" not in str(caught.value)
+
+
+def test_files_that_are_gone_or_no_dicom_are_counted_and_the_others_sent(tmp_path):
+    files = make_series(tmp_path, "CT", 3)
+    (tmp_path / "junk.dcm").write_text("Doe^Jane")
+    files[1].write_bytes(files[1].read_bytes()[:200])
+    several = [*files, tmp_path / "junk.dcm", tmp_path / "gone.dcm"]
+    with archive(lambda number: 0x0000) as (peer, got):
+        by_store = c_store(several, peer, pause=0.01)
+        nothing = c_store(several[3:], peer, pause=0.01)
+    with service() as (server, url):
+        by_stow = stow(several, url, pause=0.01)
+    for sent in (by_store, by_stow):
+        assert sent.taken == [files[0], files[2]]
+        assert dict(sent.refused) == {"not a readable DICOM file": [files[1], *several[3:]]}
+        assert not sent.waiting
+    assert (len(got), len(server.stored)) == (2, 2)
+    assert dict(nothing.refused) == {"not a readable DICOM file": several[3:]}
+    with pytest.raises(RetryableError, match="2 of 5 files: 3 refused") as caught:
+        by_store.check("ARCHIVE")
+    assert "Doe" not in str(caught.value)
+
+
+def test_a_file_that_vanishes_while_the_others_are_sent_is_counted(tmp_path):
+    files = make_series(tmp_path, "CT", 3)
+
+    def answer(number):
+        files[2].unlink(missing_ok=True)
+        return 0x0000
+
+    with archive(answer) as (peer, _):
+        sent = c_store(files, peer, pause=0.01)
+    assert sent.taken == files[:2]
+    assert dict(sent.refused) == {"not a readable DICOM file": [files[2]]}
 
 
 def test_stow_says_what_was_refused(tmp_path):
