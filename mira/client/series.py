@@ -1,11 +1,14 @@
 """Restoring files: a whole DICOM series into a derived series of the same study, or a NIfTI file into another."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from mira.client.arrays import Restorer
 from mira.client.plan import Restored
+from mira.client.targets import target_folders
 from mira.dicom.archive import Opened, opened
 from mira.dicom.derive import restored_by, write_derived
 from mira.dicom.expected_error import UNITS, write_expected_error
@@ -97,24 +100,17 @@ def restore_series(
         out: folder of the derived series, which must not exist yet.
         progress: whether to show progress bars on a terminal.
         confidence: whether to write the expected error as a second derived series, beside `out`, with `-error` added;
-            that folder must not exist yet either.
+            that folder must not exist yet either. Both appear when both are complete, or none does.
 
     Raises:
         DataRejected: when a folder exists, or the source holds no usable series or several, or cannot be restored
             faithfully; nothing is written then.
         ServingFailed: when the network cannot be reached or refuses.
     """
-    beside = out.parent / f"{out.name}-error"
-    for folder in (out, beside) if confidence else (out,):
-        if folder.exists():  # known before minutes of work, and before one series is written without the other
-            raise DataRejected(f"{folder} exists already. Give another folder, or remove it first.")
+    _check_free(out, confidence)  # before minutes of work
     if isinstance(source, SeriesVolume):
         restored = restore_volume(restorer, source, progress, confidence)
-        network = restored.model, restored.version
-        files = write_derived(source, restored.voxels, out, restored_by(*network), progress)
-        errors: list[Path] = []
-        if restored.predicted_error is not None:
-            errors = write_expected_error(source, restored.predicted_error, files, beside, *network, progress)
+        files, errors = _write(source, restored, out, progress)
         warnings = [*source.warnings, *restored.warnings]
         model = f"{restored.model} {restored.version}".strip()
         degradation = float(restored.degradation.mean())
@@ -127,10 +123,46 @@ def restore_series(
         return restore_series(restorer, volumes[0], out, progress, confidence)
 
 
+def _check_free(out: Path, confidence: bool) -> None:
+    """Raise DataRejected when the folder of a series, or that of its expected error where it is wanted, is there."""
+    beside = _beside(out)
+    if confidence and out.exists() and not beside.exists():
+        raise DataRejected(
+            f"{out} exists already, without the expected error. Remove it, and the same command writes both."
+        )
+    for folder in (out, beside) if confidence else (out,):
+        if folder.exists():
+            raise DataRejected(f"{folder} exists already. Give another folder, or remove it first.")
+
+
+def _beside(out: Path) -> Path:
+    """Folder of the expected error of a series."""
+    return out.parent / f"{out.name}-error"
+
+
+def _write(source: SeriesVolume, restored: Restored, out: Path, progress: bool) -> tuple[list[Path], list[Path]]:
+    """Files of a restored series and of its expected error, which take their places when both are complete."""
+    network = restored.model, restored.version
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".partial-", dir=out.parent) as name:
+        image, error = Path(name) / out.name, Path(name) / _beside(out).name
+        files = write_derived(source, restored.voxels, image, restored_by(*network), progress)
+        errors: list[Path] = []
+        if restored.predicted_error is not None:
+            errors = write_expected_error(source, restored.predicted_error, files, error, *network, progress)
+        _check_free(out, bool(errors))  # another command may have written it meanwhile
+        if errors:
+            os.replace(error, _beside(out))  # first: the other one says that all is complete
+        os.replace(image, out)
+    return [out / path.name for path in files], [_beside(out) / path.name for path in errors]
+
+
 def restore_all(
     restorer: Restorer, path: Path, out: Path, progress: bool = False, confidence: bool = False
 ) -> tuple[list[Delivered], dict[str, int]]:
     """Restore every usable DICOM series below a path, each into a folder of its own; `confidence` as for one series.
+
+    A series that a folder below `out` holds already is left alone, whatever arrived since (`mira.client.targets`).
 
     Returns:
         What was delivered, and for everything else the reason and how many files it concerns.
@@ -144,7 +176,7 @@ def restore_all(
     failed: list[str] = []
     with opened(path) as found:
         volumes, refusals = _read(found)
-        targets = [out / f"{index:03d}-{volume.modality.lower()}" for index, volume in enumerate(volumes, start=1)]
+        targets = target_folders(out, volumes)
         for volume, target in zip(volumes, targets, strict=True):
             try:
                 delivered.append(restore_series(restorer, volume, target, progress, confidence))

@@ -1,6 +1,8 @@
 """The expected error through the client: arrays, a second DICOM series, NIfTI; and restored NIfTI that says so."""
 
+import errno
 import json
+import os
 import shutil
 
 import numpy as np
@@ -10,7 +12,7 @@ from pydicom import dcmread
 from mira.cli import main
 from mira.client import LocalRestorer
 from mira.client.engines import Batch, LocalEngine, TritonEngine, together
-from mira.client.series import restore_nifti, restore_series
+from mira.client.series import restore_all, restore_nifti, restore_series
 from mira.dicom.volume import read_series
 from mira.errors import DataRejected, ServingFailed
 from mira.tasks import Modality
@@ -120,6 +122,44 @@ def test_neither_series_is_written_when_one_of_the_folders_is_there(tmp_path, re
         restore_series(restorer, tmp_path / "in", tmp_path / "out", confidence=True)
     assert not (tmp_path / "out").exists()
     assert restore_series(restorer, tmp_path / "in", tmp_path / "out").files
+
+
+def test_what_failed_at_the_expected_error_is_written_by_the_next_run(tmp_path, restorer, monkeypatch):
+    series(tmp_path / "in")
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr("mira.client.series.write_expected_error", full_disk)
+        restore_all(restorer, tmp_path / "in", tmp_path / "out", confidence=True)
+    assert list((tmp_path / "out").iterdir()) == []
+    (delivered,), _ = restore_all(restorer, tmp_path / "in", tmp_path / "out", confidence=True)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["001-ct", "001-ct-error"]
+    assert sorted((tmp_path / "out").rglob("*.dcm")) == sorted([*delivered.error_files, *delivered.files])
+
+
+def full_disk(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_kill_between_the_two_series_is_made_good_by_the_next_run(tmp_path, restorer, monkeypatch):
+    series(tmp_path / "in")
+    replace = os.replace
+
+    def killed(source, target):
+        if target == tmp_path / "out" / "001-ct":
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "replace", killed)
+        restore_all(restorer, tmp_path / "in", tmp_path / "out", confidence=True)
+    (delivered,), _ = restore_all(restorer, tmp_path / "in", tmp_path / "out", confidence=True)
+    assert [files[0].parent.name for files in (delivered.files, delivered.error_files)] == ["002-ct", "002-ct-error"]
+
+
+def test_a_series_that_lacks_its_expected_error_is_told_of(tmp_path, restorer):
+    series(tmp_path / "in")
+    restore_all(restorer, tmp_path / "in", tmp_path / "out")
+    with pytest.raises(DataRejected, match=r"001-ct exists already, without the expected error\. Remove it"):
+        restore_all(restorer, tmp_path / "in", tmp_path / "out", confidence=True)
 
 
 def test_padding_has_no_error(tmp_path, restorer):
