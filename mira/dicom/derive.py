@@ -93,12 +93,13 @@ def write_series(
     with tolerant(), atomic_folder(out) as temporary:
         slices = list(zip(source.headers, stored, numbers, strict=True))
         shown = track(slices, "writing", unit="slice") if progress else slices
+        width = max(4, len(str(len(slices))))  # sorted by name, the files are in slice order
         for index, (header, values, number) in enumerate(shown):
             dataset = _derive(header, values, purpose, (study_uid, series_uid), number, moment)
             if amend is not None:
                 amend(dataset, index)
             _check_geometry(header, dataset, values)
-            dataset.save_as(temporary / f"{index + 1:04d}.dcm", enforce_file_format=True)
+            dataset.save_as(temporary / f"{index + 1:0{width}d}.dcm", enforce_file_format=True)
     return sorted(out.glob("*.dcm"))
 
 

@@ -4,12 +4,14 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from mira.dicom import derive
 from mira.dicom.derive import restored_by, simulated_by, write_derived
 from mira.dicom.reasons import Reason, Refused
 from mira.dicom.stored import encode
@@ -31,6 +33,24 @@ def decode(path, suv_factor=1.0):
     dataset = dcmread(path)
     slope, intercept = float(dataset.get("RescaleSlope", 1)), float(dataset.get("RescaleIntercept", 0))
     return (dataset.pixel_array * slope + intercept) * suv_factor
+
+
+@pytest.mark.parametrize(("slices", "last"), [(9_999, "9999.dcm"), (10_001, "10001.dcm")])
+def test_names_are_in_slice_order_however_many_there_are(tmp_path, monkeypatch, slices, last):
+    class Slice:
+        def __init__(self, number):
+            self.number = number
+
+        def save_as(self, path, **_):
+            path.write_text(str(self.number))
+
+    monkeypatch.setattr(derive, "_derive", lambda header, values, purpose, uids, number, moment: Slice(number))
+    monkeypatch.setattr(derive, "_check_geometry", lambda *_: None)
+    source = SimpleNamespace(headers=[Dataset()] * slices)
+    files = derive.write_series(source, [None] * slices, tmp_path / "out", PURPOSE)
+    assert [int(path.read_text()) for path in files] == list(range(1, slices + 1))
+    assert files == sorted(files)
+    assert files[-1].name == last
 
 
 @pytest.mark.parametrize("modality", ["CT", "PT", "MR"])
