@@ -4,7 +4,6 @@ With `simulate_low_dose` the routine scan is degraded first, so that the result 
 carries the patient goes below `delivered` only; `out` holds figures and pictures without patient data.
 """
 
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -33,7 +32,7 @@ from mira.errors import ConfigurationError, DataRejected
 from mira.pairs import Physics
 from mira.quality.metrics import Summary, measure_slices, summarise
 from mira.sites import Site, load_sites
-from mira.storage import write_json
+from mira.storage import atomic_folder, write_json
 from mira.tasks import TASKS, Modality, Task, task_of
 from mira.volume import Volume
 
@@ -127,7 +126,7 @@ def restore(sites_file: Path, out: Path, delivered: Path, config: RestoreConfig)
         sites_file: sites.yaml.
         out: folder of `restore.json` and `pictures`, free of patient data.
         delivered: folder of the derived DICOM series, which carry the patient; what it holds of an earlier run is
-            replaced, series by series.
+            replaced, series by series, each when its new one is complete.
         config: parameters.
 
     Raises:
@@ -150,9 +149,8 @@ def restore(sites_file: Path, out: Path, delivered: Path, config: RestoreConfig)
                 if chosen is None:
                     missing[str(modality)] = why
                     continue
-                folder = delivered / chosen.site.id / modality.lower()
-                shutil.rmtree(folder, ignore_errors=True)
-                item, planes = _restore_one(client, chosen, folder, config)
+                with atomic_folder(delivered / chosen.site.id / modality.lower()) as folder:
+                    item, planes = _restore_one(client, chosen, folder, config)
             items.append(item)
             name = f"{chosen.site.id}-{modality.lower()}.png"
             pictures.append({"file": name, "caption": _caption(item)})

@@ -10,7 +10,7 @@ from pydicom import dcmread
 from components.restore import step
 from components.restore.step import RestoreConfig, choose, restore
 from mira.client import LocalRestorer
-from mira.errors import ConfigurationError, DataRejected
+from mira.errors import ConfigurationError, DataRejected, ServerAway
 from mira.sites import load_sites
 from mira.tasks import Modality
 from tests.mira.dicom_synthetic import make_header, write
@@ -105,6 +105,21 @@ def test_a_second_run_replaces_the_first(tmp_path, sites, local):
     second = restore(sites, tmp_path / "out", delivered, RestoreConfig())
     assert len(list(delivered.rglob("*.dcm"))) == count
     assert [s.input_psnr_db for s in first.series] == [s.input_psnr_db for s in second.series]
+
+
+def test_what_was_delivered_stays_when_the_network_is_away(tmp_path, sites, local, monkeypatch):
+    delivered = tmp_path / "delivered"
+    restore(sites, tmp_path / "out", delivered, RestoreConfig())
+    before = {path: path.read_bytes() for path in delivered.rglob("*.dcm")}
+
+    def away(*_, **__):
+        raise ServerAway("Triton is away.")
+
+    monkeypatch.setattr(LocalRestorer, "restore_slices", away)
+    with pytest.raises(ServerAway):
+        restore(sites, tmp_path / "out", delivered, RestoreConfig())
+    assert before
+    assert {path: path.read_bytes() for path in delivered.rglob("*") if path.is_file()} == before
 
 
 def test_without_simulation_the_scan_itself_is_restored(tmp_path, sites, local):
