@@ -79,7 +79,8 @@ class Restorer:
             share_instruction: False lets each slice use its own.
             progress: whether to show a progress bar on a terminal.
             series: stable name of the series, e.g. its UID; by it a candidate that has a share of the series may be the
-                one that restores it (`Restored.version` says). It does not leave this process.
+                one that restores it (`Restored.version` says), unless an instruction is given. It does not leave this
+                process.
             want_error: whether to ask for the error that the network expects as well (`Restored.predicted_error`); it
                 doubles what the server sends back.
 
@@ -104,7 +105,8 @@ class Restorer:
                 except StopIteration as finished:
                     return finished.value  # type: ignore[no-any-return]
 
-        chosen = self._engine_for(series)
+        # an instruction is the language of the version that gave it: what serves, not a candidate
+        chosen = self._engine_for("" if given is not None else series)
         if chosen is not self.engine:
             try:
                 return through(chosen)

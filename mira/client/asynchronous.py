@@ -112,7 +112,8 @@ class AsyncRestorationClient(TritonProtocol):
                 except StopIteration as finished:
                     return finished.value  # type: ignore[no-any-return]
 
-        chosen = await self._for_series(series)
+        # an instruction is the language of the version that gave it: what serves, not a candidate
+        chosen = await self._for_series("" if given is not None else series)
         if chosen is not self:
             try:
                 return await through(chosen)

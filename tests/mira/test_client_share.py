@@ -1,11 +1,14 @@
 """Which series fall to a candidate: a fixed part, always the same ones, and others for another candidate."""
 
+import asyncio
+
 import numpy as np
 import pytest
 
 model_config_pb2 = pytest.importorskip("tritonclient.grpc").model_config_pb2
 
 from mira.client.arrays import Restorer  # noqa: E402
+from mira.client.asynchronous import AsyncRestorationClient  # noqa: E402
 from mira.client.engines import Answer  # noqa: E402
 from mira.client.plan import Restored  # noqa: E402
 from mira.client.share import PARAMETER, Candidate, candidate_of, described  # noqa: E402
@@ -76,3 +79,27 @@ def test_a_candidate_that_fails_leaves_the_whole_series_to_what_serves(monkeypat
     assert isinstance(restored, Restored)
     assert (restored.version, len(restored.voxels)) == (version, 20)
     assert restorer.restore_slices(volume, "CT").version == "1"
+
+
+def test_an_instruction_that_is_given_goes_to_the_version_that_serves(monkeypatch):
+    given = np.ones(2, np.float32)
+    restorer = Restorer(Voice("1"))
+    monkeypatch.setattr(restorer, "_engine_for", lambda series: Voice("2") if series else restorer.engine)
+    volume = np.zeros((20, 40, 40), np.float32)
+    assert restorer.restore_slices(volume, "CT", series="1.2.3", instruction=given).version == "1"
+
+    asked = []
+    client = AsyncRestorationClient("nowhere:1")
+
+    async def chosen(series):
+        asked.append(series)
+        return client
+
+    async def answers(batches):
+        return [Voice("1").infer(batch) for batch in batches]
+
+    monkeypatch.setattr(client, "_for_series", chosen)
+    monkeypatch.setattr(client, "_run", answers)
+    asyncio.run(client.restore_slices(volume, "CT", series="1.2.3", instruction=given))
+    asyncio.run(client.restore_slices(volume, "CT", series="1.2.3"))
+    assert asked == ["", "1.2.3"]
