@@ -224,8 +224,14 @@ def restore_nifti(
         again: restore also what this software restored before.
 
     Raises:
-        DataRejected: when the file cannot be read or restored, or is marked as restored already.
+        DataRejected: when the file cannot be read or restored, or is marked as restored already, or a file that would
+            be written exists.
     """
+    stem, kind = (out.name[:-7], out.name[-7:]) if out.name.endswith(".nii.gz") else (out.stem, out.suffix)
+    beside = out.with_name(f"{stem}_error{kind}")
+    for file in (out, beside) if confidence else (out,):
+        if file.exists():
+            raise DataRejected(f"{file} exists already. Give another folder, or remove it first.")
     if not again and any(mark in nifti_description(path).upper() for mark in OWN_MARKS):
         raise DataRejected(
             f"{path} was {Reason.ALREADY_RESTORED.text.replace('series', 'file')}. Its header says so; --again does it "
@@ -236,13 +242,17 @@ def restore_nifti(
         volume.voxels, modality, mr_scale=mr_scale, progress=progress, want_error=confidence
     )
     model = f"{restored.model} {restored.version}".strip()
-    write_nifti(out, Volume(restored.voxels, volume.affine), description=f"restored by MIRA-Net: {model}; research use")
     errors: list[Path] = []
-    if restored.predicted_error is not None:
-        stem, kind = (out.name[:-7], out.name[-7:]) if out.name.endswith(".nii.gz") else (out.stem, out.suffix)
-        errors = [out.with_name(f"{stem}_error{kind}")]
-        words = f"expected error (1 SD), {UNITS[modality][0]}, of MIRA-Net: {model}"
-        write_nifti(errors[0], Volume(restored.predicted_error, volume.affine), description=words)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".partial-", dir=out.parent) as name:
+        words = f"restored by MIRA-Net: {model}; research use"
+        write_nifti(Path(name) / out.name, Volume(restored.voxels, volume.affine), description=words)
+        if restored.predicted_error is not None:
+            errors = [beside]
+            words = f"expected error (1 SD), {UNITS[modality][0]}, of MIRA-Net: {model}"
+            write_nifti(Path(name) / beside.name, Volume(restored.predicted_error, volume.affine), description=words)
+            os.replace(Path(name) / beside.name, beside)
+        os.replace(Path(name) / out.name, out)
     degradation = float(restored.degradation.mean())
     return Delivered(modality, len(restored.voxels), [out], restored.warnings, degradation, model, errors)
 

@@ -12,7 +12,7 @@ from mira.client.send import check_where, send
 from mira.client.series import Delivered, RestorationIncomplete, restore_all, restore_nifti
 from mira.client.tls import VARIABLES, Tls
 from mira.client.weights import weights_engine
-from mira.errors import ConfigurationError
+from mira.errors import ConfigurationError, MiraError
 from mira.tasks import Modality
 
 DEFAULT_SERVER, DEFAULT_NETWORK = "localhost:8001", "mira_net"
@@ -96,7 +96,7 @@ def add_send(subparsers: Any) -> None:
 def run_send(arguments: argparse.Namespace) -> int:
     """Send what was asked for; returns 0."""
     path: Path = arguments.path
-    files = [path] if path.is_file() else sorted(path.rglob("*.dcm"))
+    files = [path] if path.is_file() else sorted(found for found in path.rglob("*.dcm") if _is_whole(found, path))
     if not files:
         raise ConfigurationError(f"{path} holds no .dcm file.")
     sent = send(files, arguments.to, arguments.title)
@@ -104,11 +104,19 @@ def run_send(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _is_whole(found: Path, folder: Path) -> bool:
+    """Whether it is a file, and nothing between the folder and it is hidden: so are series that are half written."""
+    return found.is_file() and not any(part.startswith(".") for part in found.relative_to(folder).parts)
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Restore what was asked for; returns 0."""
     path: Path = arguments.path
     if not path.exists():
         raise ConfigurationError(f"{path} does not exist.")
+    present = next((one for one in (arguments.out, *arguments.out.parents) if one.exists()), None)
+    if present is not None and not present.is_dir():
+        raise ConfigurationError(f"{present} is a file. Give a folder as --out.")
     is_nifti = path.name.lower().endswith((".nii", ".nii.gz"))
     if is_nifti and arguments.modality is None:
         raise ConfigurationError("A NIfTI file does not say what it shows: give --modality CT, PET or MR.")
@@ -133,7 +141,12 @@ def run(arguments: argparse.Namespace) -> int:
     _report(delivered, refusals, arguments)
     if arguments.send and delivered:
         files = [path for item in delivered for path in (*item.files, *item.error_files)]
-        sent = send(files, arguments.send, arguments.title)
+        try:
+            sent = send(files, arguments.send, arguments.title)
+        except MiraError as error:
+            if incomplete is None:
+                raise
+            raise RestorationIncomplete(f"{incomplete} Sending failed, too: {error}", delivered, refusals) from error
         if not arguments.json:
             sys.stdout.write(f"{len(sent.taken)} files sent\n")
     if incomplete:

@@ -199,6 +199,26 @@ def test_nifti_beside_the_restored_one_and_marked(tmp_path, restorer, kind):
     assert restore_nifti(restorer, delivered.files[0], tmp_path / "again.nii", Modality.CT, again=True).slices == 5
 
 
+def test_neither_nifti_is_written_over_or_without_the_other(tmp_path, restorer, monkeypatch):
+    write_nifti(tmp_path / "in.nii", Volume(volume(), np.eye(4)))
+    (tmp_path / "out_error.nii").write_text("what is there")
+    with pytest.raises(DataRejected, match=r"out_error\.nii exists already"):
+        restore_nifti(restorer, tmp_path / "in.nii", tmp_path / "out.nii", Modality.CT, confidence=True)
+    (tmp_path / "out_error.nii").unlink()
+
+    def full(path, *_, **__):
+        if "error" in path.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_nifti(path, *_, **__)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr("mira.client.series.write_nifti", full)
+        restore_nifti(restorer, tmp_path / "in.nii", tmp_path / "out.nii", Modality.CT, confidence=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.nii"]
+    restore_nifti(restorer, tmp_path / "in.nii", tmp_path / "out.nii", Modality.CT, confidence=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.nii", "out.nii", "out_error.nii"]
+
+
 def test_the_verb_writes_it_and_says_where(tmp_path, network, capsys):
     series(tmp_path / "in", "CT", slices=3)
     options = ["--model", str(network), "--confidence", "--out", str(tmp_path / "out")]

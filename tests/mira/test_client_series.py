@@ -227,6 +227,56 @@ def test_nifti_keeps_geometry(tmp_path, identity):
     np.testing.assert_allclose(after.affine, affine, atol=1e-5)
 
 
+def test_a_restored_nifti_is_never_written_over(tmp_path, network, capsys):
+    write_nifti(tmp_path / "x.nii.gz", Volume(np.zeros((2, 40, 40), np.float32), np.eye(4)))
+    verb = ["restore", str(tmp_path / "x.nii.gz"), "--modality", "CT", "--model", str(network)]
+    assert main([*verb, "--out", str(tmp_path / "out")]) == 0
+    written = tmp_path / "out" / "x-restored.nii.gz"
+    written.write_bytes(b"what is there")
+    capsys.readouterr()
+    assert main([*verb, "--out", str(tmp_path / "out")]) == 3
+    assert "x-restored.nii.gz exists already. Give another folder, or remove it first" in capsys.readouterr().err
+    assert written.read_bytes() == b"what is there"
+    assert list((tmp_path / "out").iterdir()) == [written]
+
+
+def test_a_file_in_the_place_of_the_folder_is_told(tmp_path, network, capsys):
+    write_nifti(tmp_path / "x.nii", Volume(np.zeros((2, 40, 40), np.float32), np.eye(4)))
+    series(tmp_path / "in")
+    (tmp_path / "taken").write_text("a file")
+    for source in ("x.nii", "in"):
+        for out in ("taken", "taken/below"):
+            verb = ["restore", str(tmp_path / source), "--modality", "CT", "--model", str(network)]
+            assert main([*verb, "--out", str(tmp_path / out)]) == 2
+            assert f"{tmp_path / 'taken'} is a file. Give a folder as --out" in capsys.readouterr().err
+
+
+def test_a_failure_to_send_does_not_hide_that_series_are_missing(tmp_path, folder, network, monkeypatch, capsys):
+    with LocalRestorer(network, threads=1) as restorer, archive(lambda _: 0xC001) as (peer, _):
+        failing(restorer, monkeypatch, ServerAway("Triton is away."))
+        monkeypatch.setattr("mira.client.verb._restorer", lambda _: restorer)
+        where = f"ARCHIVE@127.0.0.1:{peer.port}"
+        assert main(["restore", str(folder), "--out", str(tmp_path / "out"), "--send", where]) == 5
+    said = capsys.readouterr().err
+    assert "1 of 3 series are complete" in said
+    assert "Sending failed, too: ARCHIVE has 0 of 5 files: 5 refused (status 0xC001)" in said
+
+
+def test_half_written_series_and_folders_are_not_sent(tmp_path, capsys):
+    out = tmp_path / ".hidden" / "out"  # only what is hidden below the folder counts
+    series(out / "001-ct", slices=3)
+    series(out / ".partial-0123" / "002-ct", slices=2, StudyInstanceUID="1.2.9")
+    series(out / ".old-4567" / "001-ct", slices=2, StudyInstanceUID="1.2.9")
+    (out / "folder.dcm").mkdir()
+    with archive(lambda _: 0x0000) as (peer, got):
+        assert main(["send", str(out), "--to", f"ARCHIVE@127.0.0.1:{peer.port}"]) == 0
+    assert "3 files sent" in capsys.readouterr().out
+    assert len(got) == 3
+    shutil.rmtree(out / "001-ct")
+    assert main(["send", str(out), "--to", "ARCHIVE@127.0.0.1:104"]) == 2
+    assert "holds no .dcm file" in capsys.readouterr().err
+
+
 def test_verb_restores_and_prints_one_json_object(tmp_path, network, capsys):
     series(tmp_path / "in", "CT", slices=3)
     out = tmp_path / "out"
