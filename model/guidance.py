@@ -70,7 +70,8 @@ class GuidanceModule(nn.Module):
     def forward(self, x: Tensor, selector: Tensor) -> Guidance:
         """Estimate from feature maps [B, C, H, W] of the input, the first of which is its normalised value.
 
-        The declared modality `selector` is not looked at, so that a wrong one can be noticed.
+        The declared modality `selector` is not looked at, so that a wrong one can be noticed. Not always: the feature
+        maps are in the declared modality's units, and networks are trained on right declarations only.
         """
         x = torch.cat([x, self.texture(x[:, :1])], dim=1)
         features = F.gelu(self.third(F.gelu(self.second(F.gelu(self.first(x))))))

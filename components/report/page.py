@@ -3,13 +3,39 @@
 import base64
 import re
 from collections.abc import Iterable
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-_FETCHED = re.compile(
-    r"""(?:src|href|action|data)\s*=\s*["']?\s*(?:https?:)?//|@import|url\(\s*["']?(?:https?:)?//""", re.I
-)
+_ELSEWHERE = re.compile(r"\s*(?:https?:)?//", re.I)
+_STYLE = re.compile(r"""@import|url\(\s*["']?(?:https?:)?//""", re.I)
+
+
+class _Fetches(HTMLParser):
+    """What a page would load from elsewhere; what its text says is no matter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self._tag = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Look at the addresses of an element."""
+        self._tag = tag
+        for name, value in attrs:
+            is_address = name in ("src", "srcset", "href", "action", "data")
+            if (is_address and _ELSEWHERE.match(value or "")) or (name == "style" and _STYLE.search(value or "")):
+                self.found.append(f"{tag} {name}")
+
+    def handle_endtag(self, tag: str) -> None:
+        """Leave the element."""
+        self._tag = ""
+
+    def handle_data(self, data: str) -> None:
+        """Look at a style sheet."""
+        if self._tag == "style" and _STYLE.search(data):
+            self.found.append("style")
 
 
 def embed(path: Path) -> str:
@@ -51,8 +77,12 @@ def render(template: Path, **content: Any) -> str:
     )
     environment.filters |= {"number": number}
     page = environment.get_template(template.name).render(**content)
-    if fetched := _FETCHED.search(page):
-        raise ValueError(f"The page would fetch something from the network: {fetched.group(0)!r}. Embed it instead.")
+    fetches = _Fetches()
+    fetches.feed(page)
+    if fetches.found:
+        raise ValueError(
+            f"The page would fetch something from the network: {', '.join(fetches.found)}. Embed it instead."
+        )
     return page
 
 

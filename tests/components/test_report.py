@@ -159,11 +159,26 @@ def test_an_empty_run_still_gives_a_page(tmp_path):
         assert f"the {step} step has no result in this run" in page
 
 
-def test_a_page_that_would_fetch_something_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    "body",
+    [
+        '<img src="https://example.org/a.png">',
+        "<script src=//example.org/a.js></script>",
+        "<style>p { background: url(https://example.org/a.png) }</style>",
+        '<p style="background: url(//example.org/a.png)">',
+    ],
+)
+def test_a_page_that_would_fetch_something_is_refused(tmp_path, body):
     template = tmp_path / "bad.html"
-    template.write_text('{% extends "base.html" %}{% block body %}<img src="https://example.org/a.png">{% endblock %}')
+    template.write_text('{% extends "base.html" %}{% block body %}' + body + "{% endblock %}")
     with pytest.raises(ValueError, match="would fetch something from the network"):
         render(template)
+
+
+def test_a_text_that_names_an_address_is_shown(tmp_path):
+    template = tmp_path / "good.html"
+    template.write_text('{% extends "base.html" %}{% block body %}<p title="{{ why }}">{{ why }}</p>{% endblock %}')
+    assert "api?data=https://x.example/y" in render(template, why='see <a href="api?data=https://x.example/y">')
 
 
 def test_numbers_and_curves():
