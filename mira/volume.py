@@ -2,6 +2,9 @@
 
 import gzip
 import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -9,12 +12,23 @@ from typing import Any, BinaryIO
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
 from mira.errors import DataRejected
 from mira.storage import atomic_file
 
 HEADER_BYTES = 352
+DAMAGED = (
+    OSError, EOFError, zlib.error, ValueError, TypeError, OverflowError, ImageFileError, HeaderDataError,
+    WrapStructError,
+)  # fmt: skip
+"""What nibabel, gzip and numpy raise on a file that is none, is cut off, or holds something else than it says."""
+GZIPPED = {".gz", ".mgz"}
+NUMBERS = "iuf"
+"""Kinds of voxels that a volume may have: whole numbers with and without sign, and fractions."""
+CHUNK_BYTES = 2**20
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -94,27 +108,54 @@ def nifti_description(path: Path) -> str:
     Raises:
         DataRejected: when the file is missing or is not NIfTI.
     """
-    header = _load(path).header
-    return bytes(header["descrip"].tobytes()).decode("ascii", "replace").strip(" \0") if "descrip" in header else ""
-
-
-def _load(path: Path) -> Any:
-    try:
-        return nib.load(path)
-    except (OSError, ImageFileError) as error:
-        raise DataRejected(f"{path} is not a readable NIfTI file: {type(error).__name__}. Check the path.") from error
+    with _damage_named(path):
+        header = nib.load(path).header
+        return bytes(header["descrip"].tobytes()).decode("ascii", "replace").strip(" \0") if "descrip" in header else ""
 
 
 def read_nifti(path: Path) -> Volume:
-    """Read a 3-D NIfTI file (2-D becomes one slice); uncompressed voxels are memory-mapped.
+    """Read a 3-D NIfTI file of numbers (2-D becomes one slice); uncompressed voxels are memory-mapped.
+
+    A compressed file is unpacked once, and to its end: its checksum is there, and a flipped bit shows nowhere else.
 
     Raises:
-        DataRejected: when the file is missing, is not NIfTI or is not 2-D or 3-D.
+        DataRejected: when the file is missing, damaged, cut off or not NIfTI, is not 2-D or 3-D, or its voxels are
+            colours or complex numbers.
     """
-    image = _load(path)
+    with _damage_named(path):
+        image = nib.load(path)
+        content = image.file_map["image"]
+        if Path(content.filename).suffix.lower() not in GZIPPED:
+            return _volume(path, image)
+        with gzip.open(content.filename) as stream:
+            content.fileobj = stream
+            volume = _volume(path, type(image).from_file_map(image.file_map))
+            while stream.read(CHUNK_BYTES):
+                pass
+        return volume
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except DAMAGED as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
+        raise DataRejected(
+            f"{path} is not a readable NIfTI file ({why}): it is missing, damaged or cut off. Check the path, or copy "
+            "the file again from where it came."
+        ) from error
+
+
+def _volume(path: Path, image: Any) -> Volume:
+    """The voxels and geometry of a loaded image; nothing is read of one that is no volume of numbers."""
+    if len(image.shape) not in (2, 3):
+        raise DataRejected(f"{path} has {len(image.shape)} dimensions; a volume has 3. Split it into volumes first.")
+    kind = image.get_data_dtype().kind
+    if kind not in NUMBERS:
+        what = "complex numbers; write their magnitude" if kind == "c" else "colours; write grey values"
+        raise DataRejected(f"The voxels of {path} are {what}, as integers or floats, into a NIfTI file and use that.")
     voxels = np.asanyarray(image.dataobj)
     if voxels.ndim == 2:
         voxels = voxels[..., None]
-    if voxels.ndim != 3:
-        raise DataRejected(f"{path} has {voxels.ndim} dimensions; a volume has 3. Split it into volumes first.")
     return Volume(np.asarray(voxels, dtype=np.float32).transpose(2, 1, 0), LPS_TO_RAS @ image.affine)
