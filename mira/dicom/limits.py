@@ -10,10 +10,11 @@ from typing import BinaryIO
 
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_fragments
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from mira.dicom import headers as h
 from mira.dicom.reasons import Reason, Refused
+from mira.dicom.syntaxes import is_compressed
 
 MOST_SLICE_PIXELS = 8192 * 8192
 MOST_COMPRESSION = 2000
@@ -38,18 +39,13 @@ def check_sizes(dataset: Dataset) -> None:
         raise Refused(Reason.UNDECODABLE, "the declared matrix, bits or number of frames is not possible")
     declared = rows * columns * frames * bits / 8
     held = len(dataset.PixelData)
-    if not _is_compressed(dataset):
+    if not is_compressed(dataset):
         if held < declared:
             raise Refused(Reason.UNDECODABLE, f"the header declares {declared:.0f} bytes of pixels, {held} are there")
     elif declared > SMALL_BYTES and declared > held * MOST_COMPRESSION:
         raise Refused(Reason.UNDECODABLE, f"{held} compressed bytes cannot hold the {declared:.0f} that are declared")
     else:
         _check_streams(dataset.PixelData, (rows, columns))
-
-
-def _is_compressed(dataset: Dataset) -> bool:
-    syntax = UID(h.uid(dataset.file_meta, "TransferSyntaxUID"))
-    return bool(syntax.is_transfer_syntax and syntax.is_compressed)
 
 
 def _check_streams(pixel_data: bytes, declared: tuple[float, float]) -> None:

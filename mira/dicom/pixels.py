@@ -9,19 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.pixels import get_decoder
-from pydicom.uid import (
-    HTJ2K,
-    JPEG2000,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    HTJ2KLossless,
-    HTJ2KLosslessRPCL,
-    ImplicitVRLittleEndian,
-    JPEG2000Lossless,
-    JPEGLSLossless,
-    JPEGLSNearLossless,
-)
 
 from mira.dicom import headers as h
 from mira.dicom.archive import PASSING
@@ -30,6 +17,7 @@ from mira.dicom.frames import frame_headers
 from mira.dicom.limits import check_inflated, check_sizes
 from mira.dicom.reasons import Reason, Refused
 from mira.dicom.remembered import remembered
+from mira.dicom.syntaxes import check_decoder, name_syntax, plugin
 from mira.dicom.triage import is_enhanced, triage
 from mira.dicom.units import hounsfield_check
 from mira.tasks import Modality
@@ -40,9 +28,6 @@ LIMITS = np.iinfo(np.int16)
 PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 PIXEL_DATA_TAG = b"\xe0\x7f\x10\x00"
 """In a file whose pixels are cut off, the reader gives no pixel data at all, but the tag is there."""
-
-PLUGINS = dict.fromkeys((JPEG2000, JPEG2000Lossless, HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL), "pylibjpeg")
-PLUGINS |= dict.fromkeys((JPEGLSLossless, JPEGLSNearLossless), "pyjpegls")
 
 
 @dataclass(frozen=True)
@@ -127,12 +112,14 @@ def decoded(dataset: Dataset) -> NDArray[Any]:
     """Stored values of an image with its pixel data, [rows, columns] or [frames, rows, columns].
 
     Raises:
-        Refused: when the pixels cannot be decoded, or cannot be what the header declares; no memory is taken for them.
+        Refused: when no codec for them is installed, or they cannot be decoded, or cannot be what the header declares;
+            no memory is taken for them.
     """
-    _name_syntax(dataset)
+    name_syntax(dataset)
     check_sizes(dataset)
+    check_decoder(dataset)
     try:
-        dataset.pixel_array_options(decoding_plugin=_plugin(dataset))
+        dataset.pixel_array_options(decoding_plugin=plugin(dataset))
         return np.asarray(dataset.pixel_array)
     except Exception as error:
         raise Refused(Reason.UNDECODABLE) from error
@@ -147,22 +134,6 @@ def _has_pixels(dataset: Dataset) -> bool:
         return isinstance(dataset.get("PixelData"), bytes) and len(dataset.PixelData) > 0
     except Exception:  # an element that cannot be converted is none
         return False
-
-
-def _plugin(dataset: Dataset) -> str:
-    """The decoder to use, so that a damaged stream is not tried again by GDCM, which ends the process on some."""
-    syntax = dataset.file_meta.TransferSyntaxUID
-    wanted = PLUGINS.get(syntax, "")
-    return wanted if wanted and wanted in get_decoder(syntax).available_plugins else ""
-
-
-def _name_syntax(dataset: Dataset) -> None:
-    """Give a data set without file meta header the transfer syntax that it was found to be written in."""
-    if "TransferSyntaxUID" in dataset.file_meta or dataset["PixelData"].is_undefined_length:
-        return
-    implicit, little = dataset.original_encoding
-    plain = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
-    dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else plain
 
 
 def is_whole(piece: Slice) -> bool:

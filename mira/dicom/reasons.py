@@ -27,6 +27,7 @@ class Reason(StrEnum):
     ALREADY_RESTORED = "already-restored"
     NO_PIXELS = "no-pixels"
     UNDECODABLE = "undecodable"
+    NO_DECODER = "no-decoder"
     NO_GEOMETRY = "no-geometry"
     BAD_GEOMETRY = "bad-geometry"
     MIXED_SIZES = "mixed-sizes"
@@ -72,6 +73,7 @@ TEXTS: dict[Reason, str] = {
     Reason.ALREADY_RESTORED: "already restored by this software; restore or train on the original series",
     Reason.NO_PIXELS: "the file holds no pixels",
     Reason.UNDECODABLE: "the pixels cannot be decoded: cut off, damaged or in an unsupported compression",
+    Reason.NO_DECODER: "no codec for its compression is installed: pip install 'mira-net[codecs]', then try again",
     Reason.NO_GEOMETRY: "position, orientation or pixel spacing is missing",
     Reason.BAD_GEOMETRY: "position, orientation or pixel spacing contradict each other",
     Reason.MIXED_SIZES: "slices of different matrix or pixel size in one series",

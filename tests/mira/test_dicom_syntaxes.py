@@ -2,6 +2,10 @@
 
 import base64
 import json
+import re
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +27,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from mira.dicom.volume import read_series
+from mira.dicom.reasons import Reason
+from mira.dicom.volume import read_series, read_volumes
 from tests.mira.dicom_synthetic import make_header, write
 
 STREAMS = json.loads((Path(__file__).parent / "htj2k_streams.json").read_text(encoding="utf-8"))
@@ -128,3 +133,54 @@ def test_unused_high_bits_do_not_reach_the_voxels(tmp_path):
         stored = formula(number, np.uint16) | 0xA000  # an overlay plane lived here once
         files += write(tmp_path / str(number), [make_header("MR", number, stored=stored, BitsStored=12, HighBit=11)])
     np.testing.assert_array_equal(read_series(files).volume.voxels[1], formula(1, np.uint16).astype(np.float32))
+
+
+WITHOUT_CODECS = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("openjpeg", "pylibjpeg", "libjpeg", "jpeg_ls", "gdcm", "_gdcm", "PIL"):
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Absent())
+from pathlib import Path
+from mira.dicom.volume import read_volumes
+
+for folder in sys.argv[1:]:
+    found = read_volumes(Path(folder).glob("*.dcm"))
+    print(len(found.volumes), *[f"{one.reason.value} | {one.reason.text} | {one.detail}" for one in found.refusals])
+"""
+
+
+def test_without_codecs_the_refusal_names_the_compression_and_what_to_install(tmp_path):
+    folders = {}
+    for syntax in (JPEG2000Lossless, JPEGLSLossless, RLELossless):
+        folders[syntax] = tmp_path / syntax.keyword
+        save(folders[syntax], syntax, np.uint16, 16)
+    command = [sys.executable, "-c", WITHOUT_CODECS, *map(str, folders.values())]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    jpeg_2000, jpeg_ls, run_length = done.stdout.splitlines()
+    assert jpeg_2000.startswith("0 no-decoder | ")
+    assert "pip install 'mira-net[codecs]'" in jpeg_2000
+    assert jpeg_2000.endswith("| JPEG 2000 Image Compression (Lossless Only)")
+    assert jpeg_ls.endswith("| JPEG-LS Lossless Image Compression")
+    assert run_length == "1"  # numpy does
+
+
+def test_the_extra_that_is_named_brings_the_codecs():
+    extras = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "optional-dependencies"
+    ]
+    names = {re.split(r"[<>=]", one, maxsplit=1)[0] for one in extras["codecs"]}
+    assert names == {"pylibjpeg", "pylibjpeg-openjpeg", "pyjpegls", "python-gdcm"}
+    assert "mira-net[codecs]" in extras["data"]
+
+
+def test_damage_is_no_missing_codec(tmp_path):
+    files = save(tmp_path / "s", JPEG2000Lossless, np.uint16, 16)
+    for path in files:
+        ds = dcmread(path)
+        ds.PixelData = encapsulate([b"\xff\x4f\xff\x51" + bytes(60)])
+        ds.save_as(path)
+    assert {refusal.reason for refusal in read_volumes(files).refusals} == {Reason.UNDECODABLE}
