@@ -24,6 +24,7 @@ from mira.dicom.confidentiality import DEFAULT, EDITION, Action, Retain, action,
 from mira.dicom.facts import standard_uid
 from mira.dicom.pseudonym_key import load_pseudonyms
 from mira.dicom.pseudonyms import Pseudonyms
+from mira.dicom.syntaxes import may_be_lossy
 from mira.dicom.triage import sop_class
 from mira.dicom.vocabulary import CODING_SCHEMES, HEADLESS, TEXT_ATTRIBUTES
 
@@ -80,6 +81,8 @@ class Deidentifier:
         work.identify(target, stored)
         if stored is not None:
             _write_pixels(source, target, stored)
+            if may_be_lossy(source):  # the copy's own transfer syntax no longer tells
+                target.LossyImageCompression = "01"
         work.declare(target)
         meta = FileMetaDataset()
         meta.MediaStorageSOPClassUID = target.SOPClassUID

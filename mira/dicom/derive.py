@@ -31,6 +31,7 @@ from mira.dicom.derivation import (
 from mira.dicom.headers import tolerant
 from mira.dicom.inherited import inherited, keep_private, settle_conditions
 from mira.dicom.stored import Stored, encode
+from mira.dicom.syntaxes import may_be_lossy
 from mira.dicom.triage import CLASSIC
 from mira.dicom.volume import SeriesVolume
 from mira.errors import DataRejected
@@ -173,7 +174,7 @@ def _set_pixels(dataset: Dataset, source: Dataset, values: Stored) -> None:
     dataset.PixelData = pixels.tobytes()
     dataset["PixelData"].VR = "OW"
     # once lossy, always lossy; ratio and method stay with it
-    dataset.LossyImageCompression = "01" if h.text(source, "LossyImageCompression") == "01" else "00"
+    dataset.LossyImageCompression = "01" if may_be_lossy(source) else "00"
 
 
 def _check_geometry(source: Dataset, dataset: Dataset, values: Stored) -> None:

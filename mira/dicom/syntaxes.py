@@ -1,4 +1,4 @@
-"""Transfer syntaxes: how a file's pixels are compressed, and by which codec they are decoded."""
+"""Transfer syntaxes: how a file's pixels are compressed, by which codec they are decoded, and whether with loss."""
 
 from pydicom.dataset import Dataset
 from pydicom.pixels import get_decoder
@@ -12,15 +12,23 @@ from pydicom.uid import (
     HTJ2KLosslessRPCL,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGLossless,
+    JPEGLosslessSV1,
     JPEGLSLossless,
     JPEGLSNearLossless,
+    RLELossless,
 )
 
 from mira.dicom import headers as h
 from mira.dicom.reasons import Reason, Refused
+from mira.dicom.remembered import remembered
 
 PLUGINS = dict.fromkeys((JPEG2000, JPEG2000Lossless, HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL), "pylibjpeg")
 PLUGINS |= dict.fromkeys((JPEGLSLossless, JPEGLSNearLossless), "pyjpegls")
+LOSSLESS = {
+    RLELossless, JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless, HTJ2KLossless, HTJ2KLosslessRPCL,
+}  # fmt: skip
+"""Of the compressed ones that can be read. JPEG 2000, HTJ2K and near-lossless JPEG-LS may be, but need not."""
 
 
 def is_compressed(header: Dataset) -> bool:
@@ -28,6 +36,17 @@ def is_compressed(header: Dataset) -> bool:
     meta = getattr(header, "file_meta", None)
     syntax = UID(h.uid(meta, "TransferSyntaxUID") if meta is not None else "")
     return bool(syntax.is_transfer_syntax and syntax.is_compressed)
+
+
+@remembered("TransferSyntaxUID", "LossyImageCompression")
+def may_be_lossy(header: Dataset) -> bool:
+    """Whether an image was compressed with loss: its header says so, or its transfer syntax allows it.
+
+    A header's 00 is not believed then: an archive that compresses does not always note it there.
+    """
+    if h.text(header, "LossyImageCompression") == "01":
+        return True
+    return is_compressed(header) and h.uid(header.file_meta, "TransferSyntaxUID") not in LOSSLESS
 
 
 def name_syntax(dataset: Dataset) -> None:

@@ -23,6 +23,7 @@ from mira.dicom.headers import is_placeholder, tolerant
 from mira.dicom.pixels import Slice, is_whole, read_slices, rescale
 from mira.dicom.reasons import Reason, Refused
 from mira.dicom.suv import PetScale, pet_scale
+from mira.dicom.syntaxes import may_be_lossy
 from mira.dicom.triage import is_enhanced, modality
 from mira.dicom.units import mr_scale, rescale_inputs
 from mira.tasks import Modality, Unit
@@ -282,7 +283,7 @@ def _oddities(headers: list[Dataset]) -> set[str]:
         found.add("derived-image")
     if any(h.text(item, "CodeValue") == "SIMULATED" for item in h.items(first, "DerivationCodeSequence")):
         found.add("simulated")
-    if h.text(first, "LossyImageCompression") == "01":
+    if any(may_be_lossy(header) for header in headers):
         found.add("lossy-compressed")
     if h.text(first, "PhotometricInterpretation").upper() == "MONOCHROME1":
         found.add("inverted-display")

@@ -1,6 +1,7 @@
 """The same voxels from every transfer syntax that can be written here, for signed and unsigned pixels."""
 
 import base64
+import io
 import json
 import re
 import subprocess
@@ -10,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from pydicom import dcmread, dcmwrite
 from pydicom.dataset import FileDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
+    JPEG2000,
     UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -21,12 +24,17 @@ from pydicom.uid import (
     HTJ2KLossless,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGBaseline8Bit,
     JPEGLossless,
     JPEGLosslessSV1,
     JPEGLSLossless,
+    JPEGLSNearLossless,
     RLELossless,
 )
 
+from mira.dicom.deidentify import Deidentifier, Pseudonyms
+from mira.dicom.deidentify_files import deidentify_tree
+from mira.dicom.derive import simulated_by, write_derived
 from mira.dicom.reasons import Reason
 from mira.dicom.volume import read_series, read_volumes
 from tests.mira.dicom_synthetic import make_header, write
@@ -184,3 +192,61 @@ def test_damage_is_no_missing_codec(tmp_path):
         ds.PixelData = encapsulate([b"\xff\x4f\xff\x51" + bytes(60)])
         ds.save_as(path)
     assert {refusal.reason for refusal in read_volumes(files).refusals} == {Reason.UNDECODABLE}
+
+
+def lossy(folder: Path, name: str, said: str | None = None) -> list[Path]:
+    """A CT series in a transfer syntax that allows loss; its header says what is given of it, mostly nothing."""
+    datasets = [make_header("CT", n, formula(n, np.uint16), LossyImageCompression=said) for n in range(3)]
+    if name == "jpeg":  # 8 bits
+        for ds in datasets:
+            stream = io.BytesIO()
+            image = Image.fromarray((ds.pixel_array // 4).astype(np.uint8))
+            image.save(stream, "JPEG", quality=80)
+            ds.BitsAllocated = ds.BitsStored = 8
+            ds.HighBit = 7
+            ds.PixelData = encapsulate([stream.getvalue()])
+            ds["PixelData"].is_undefined_length = True
+            ds.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    for ds in datasets:
+        if name == "jpeg-ls":
+            ds.compress(JPEGLSNearLossless, jls_error=2, generate_instance_uid=False)
+        if name == "jpeg-2000":
+            ds.compress(JPEG2000, j2k_cr=[5], generate_instance_uid=False)
+        if said is None and "LossyImageCompression" in ds:
+            del ds.LossyImageCompression
+    return write(folder, datasets)
+
+
+@pytest.mark.parametrize("said", [None, "00"])
+@pytest.mark.parametrize("name", ["jpeg", "jpeg-ls", "jpeg-2000"])
+def test_a_lossy_transfer_syntax_is_told_whatever_the_header_says(tmp_path, name, said):
+    files = lossy(tmp_path / "in", name, said)
+    source = read_series(files)
+    assert "lossy-compressed" in source.warnings
+    derived = write_derived(source, source.volume.voxels, tmp_path / "out", simulated_by("identity 1", "nothing"))
+    assert {dcmread(path).LossyImageCompression for path in derived} == {"01"}
+    deidentify_tree(files[0].parent, tmp_path / "copies", Deidentifier(Pseudonyms(b"a key that is long enough")), True)
+    copies = list((tmp_path / "copies").rglob("*.dcm"))
+    assert [dcmread(path).LossyImageCompression for path in copies] == ["01"] * 3
+    assert "lossy-compressed" in read_series(copies).warnings
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda syntax: syntax.keyword)
+def test_a_lossless_transfer_syntax_is_not_taken_for_a_lossy_one(tmp_path, syntax):
+    source = read_series(save(tmp_path / "in", syntax, np.uint16, 16))
+    assert "lossy-compressed" not in source.warnings
+    derived = write_derived(source, source.volume.voxels, tmp_path / "out", simulated_by("identity 1", "nothing"))
+    assert dcmread(derived[0]).LossyImageCompression == "00"
+
+
+def test_one_lossy_slice_is_enough_for_the_warning_and_marks_only_itself(tmp_path):
+    files = save(tmp_path / "in", ExplicitVRLittleEndian, np.uint16, 16)
+    files[1] = lossy(tmp_path / "lossy", "jpeg-ls")[1]
+    for path in files:
+        ds = dcmread(path)
+        ds.RescaleIntercept = 0
+        ds.save_as(path)
+    source = read_series(files)
+    assert "lossy-compressed" in source.warnings
+    derived = write_derived(source, source.volume.voxels, tmp_path / "out", simulated_by("identity 1", "nothing"))
+    assert [dcmread(path).LossyImageCompression for path in derived] == ["00", "01", "00"]
