@@ -42,7 +42,7 @@ class Outcome:
         written: files written.
         series: series written.
         refused: one entry for each refused file: its position in the sorted listing, the start of its content's
-            SHA-256, modality, reason, its text, and figures.
+            SHA-256 ("" where it cannot be read), modality, reason, its text, and figures.
     """
 
     files: int = 0
@@ -136,13 +136,17 @@ def _write_series(
     folders: dict[Path, dict[str, Dataset]] = defaultdict(dict)
     for file, dataset, stored in objects:
         try:
+            name = deidentifier.names.code("file", hash_file(file))
             copy = deidentifier(dataset, stored)
+        except OSError:  # it could be read a moment ago
+            outcome.refused.append(_refusal(indices[file], file, dataset, Refused(Reason.UNREADABLE)))
+            continue
         except Exception as error:  # its message may quote the header, so only its kind is kept
             crash = Refused(Reason.CRASHED, type(error).__name__)
             outcome.refused.append(_refusal(indices[file], file, dataset, crash))
             continue
         folder = out / str(copy.PatientID) / _folder(copy.StudyInstanceUID) / _folder(copy.SeriesInstanceUID)
-        folders[folder][deidentifier.names.code("file", hash_file(file))] = copy
+        folders[folder][name] = copy
     for folder, copies in folders.items():
         with atomic_folder(folder) as temporary:
             for name, copy in copies.items():
@@ -184,7 +188,11 @@ def _folder(uid: object) -> str:
 
 def _refusal(index: int, file: Path, header: Dataset | None, error: Refused) -> dict[str, Any]:
     modality = modality_code(header) if header is not None else ""
-    return _entry(index, hash_file(file)[:12], modality, error.reason, error.detail)
+    try:
+        content = hash_file(file)[:12]
+    except OSError:  # its text names the file
+        content = ""
+    return _entry(index, content, modality, error.reason, error.detail)
 
 
 def _entry(index: int, content: str, modality: str, reason: Reason, detail: str = "") -> dict[str, Any]:

@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from mira.errors import ConfigurationError, DataRejected
+from mira.errors import ConfigurationError, DataRejected, RetryableError
 
 EXAMPLE = """example:
   mira deidentify /data/inbox/hospital-a --out /data/shared/hospital-a
@@ -67,7 +67,13 @@ def _run(arguments: argparse.Namespace) -> int:
             raise ConfigurationError("--retain none goes with no other option.")
         chosen = frozenset(Retain(name) for name in arguments.retain if name != "none")
     deidentifier = Deidentifier(load_pseudonyms(), chosen, arguments.patient_scope)
-    outcome = deidentify_tree(source, out, deidentifier, arguments.confirm_no_text)
+    try:
+        outcome = deidentify_tree(source, out, deidentifier, arguments.confirm_no_text)
+    except OSError as error:  # its text names a file, and a hospital's file names carry patients
+        raise RetryableError(
+            f"Storage failed: {error.strerror or type(error).__name__}. Make sure that the source can be read and that "
+            "the disk of --out has space, then run again: finished series are kept."
+        ) from None
     found = {
         "files": outcome.files,
         "written": outcome.written,
