@@ -3,9 +3,10 @@
 import logging
 import math
 import re
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
 
 from pydicom import config
@@ -21,20 +22,50 @@ UID = re.compile(r"[0-9]+(\.[0-9]+)+")
 PLACEHOLDER = re.compile(r"[\s*?_.\-xX0]*|anonym(ous|ized|ised|e)?|unknown|none|n/?a", re.IGNORECASE)
 
 
+class _Tolerance:
+    """The settings of pydicom and of warnings, which a process has once: changed by the first user, back by the last.
+
+    A thread that put them back on its own would let the others' readers speak, and might keep another's settings.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._former = ExitStack()
+
+    def enter(self) -> None:
+        with self._lock:
+            if self._users == 0:
+                logger, settings = logging.getLogger("pydicom"), config.settings
+                self._former.enter_context(warnings.catch_warnings())
+                self._former.callback(logger.setLevel, logger.level)
+                self._former.callback(setattr, settings, "reading_validation_mode", settings.reading_validation_mode)
+                warnings.simplefilter("ignore")
+                logger.setLevel(logging.CRITICAL + 1)
+                settings.reading_validation_mode = config.IGNORE
+            self._users += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                self._former.close()
+
+
+_TOLERANCE = _Tolerance()
+
+
 @contextmanager
 def tolerant() -> Iterator[None]:
-    """Let pydicom read invalid values without a word: its warnings quote them, and they may name a patient."""
-    logger = logging.getLogger("pydicom")
-    mode, level = config.settings.reading_validation_mode, logger.level
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        config.settings.reading_validation_mode = config.IGNORE
-        logger.setLevel(logging.CRITICAL + 1)
-        try:
-            yield
-        finally:
-            config.settings.reading_validation_mode = mode
-            logger.setLevel(level)
+    """Let pydicom read invalid values without a word: its warnings quote them, and they may name a patient.
+
+    It holds for the whole process, until the last of all threads that asked for it is done.
+    """
+    _TOLERANCE.enter()
+    try:
+        yield
+    finally:
+        _TOLERANCE.leave()
 
 
 def values(header: Dataset, keyword: str) -> list[str]:
