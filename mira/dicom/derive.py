@@ -165,8 +165,11 @@ def _set_pixels(dataset: Dataset, source: Dataset, values: Stored) -> None:
         dataset.RescaleIntercept = values.intercept
         if dataset.Modality != "PT":  # the PET image has no Rescale Type: its Units say it
             dataset.RescaleType = "HU" if dataset.Modality == "CT" else "US"
-    if values.padding is not None:
-        dataset.add_new("PixelPaddingValue", "SS" if signed else "US", values.padding)
+    for keyword, padding in (
+        ("PixelPaddingValue", values.padding), ("PixelPaddingRangeLimit", values.padding_limit)
+    ):  # fmt: skip
+        if padding is not None:
+            dataset.add_new(keyword, "SS" if signed else "US", padding)
     pixels = values.pixels.astype("<i2" if signed else "<u2")
     if dataset.Modality == "PT":
         dataset.add_new("SmallestImagePixelValue", "SS" if signed else "US", int(pixels.min()))

@@ -1,7 +1,7 @@
 """Values of a derived series as 16-bit integers with a rescale that loses nothing that matters.
 
-CT: one power-of-two slope for the series, fine enough for an eighth of a HU where the range allows it, and an integer
-    intercept, so that integer HU come back exactly.
+CT: one power-of-two slope for the series, fine enough for an eighth of a HU where the range allows it, and an intercept
+    that is an integer where there is room, and else a multiple of the slope: integer HU come back exactly.
 PET: intercept 0 as the standard demands, and a slope per slice: the source slice's own, times the power of two that is
     the finest to hold the slice's values in 16 bits. So what the network left alone lies on the source's own steps and
     comes back as it was, to the digits of a DICOM decimal (a slope that spends all 16 bits on the maximum would put it
@@ -33,6 +33,7 @@ from mira.errors import DataRejected
 from mira.tasks import Modality
 
 FINEST_HU = 0.125
+FINEST = 2.0**-40  # of everything else
 STEPS = 65535
 NEARLY_HALF = 0.49  # of a step: a value that little beyond the outermost step is rounded to it
 COARSE_MR_SCALE = 200.0  # below it, rounding to integers would be off by more than 0.25 % of the intensity scale
@@ -46,13 +47,16 @@ class Stored:
         pixels: uint16 or int16 [rows, columns].
         slope: rescale slope as DICOM text; None for no rescale.
         intercept: rescale intercept as DICOM text; None for no rescale.
-        padding: stored value of the pixels that hold no measurement, where the source declares one.
+        padding: stored value of the pixels that hold no measurement, where the source declares one; the lowest of them
+            where there are several.
+        padding_limit: the highest, where there are several.
     """
 
     pixels: NDArray[Any]
     slope: str | None
     intercept: str | None
     padding: int | None = None
+    padding_limit: int | None = None
 
     @property
     def values(self) -> NDArray[np.float64]:
@@ -97,18 +101,27 @@ def encode_error(source: SeriesVolume, error: NDArray[np.float32]) -> list[Store
             plane[padding.where] = 0.0
     if source.modality is Modality.PET:
         return [_pet(plane.astype(np.float64) / source.suv_factor, None, False) for plane in measured]
-    return _linear(measured, _power_of_two(0.0, float(measured.max()), 2.0**-20), 0.0)
+    return _linear(measured, _power_of_two(0.0, float(measured.max()), FINEST), 0.0)
 
 
 def _pad(stored: Stored, padding: Padding) -> Stored:
-    """Write the padding's own values, or the lowest stored value where they cannot be written."""
+    """Write the padding's own values, or the lowest stored value where they cannot be written.
+
+    Padding of several values is declared as their range; where a measured pixel has come to lie in it, the padding
+    becomes one value, so that no pixel is taken for padding that is none.
+    """
     wanted = np.rint((padding.values[padding.where] - float(stored.intercept or 0)) / float(stored.slope or 1))
     limits = np.iinfo(stored.pixels.dtype)
     fits = limits.min <= wanted.min() and wanted.max() <= limits.max
     pixels = stored.pixels.copy()
     pixels[padding.where] = wanted if fits else limits.min
-    declared = int(pixels[padding.where].min()) if padding.declared else None
-    return replace(stored, pixels=pixels, padding=declared)
+    if not padding.declared:
+        return replace(stored, pixels=pixels)
+    lowest, highest = int(pixels[padding.where].min()), int(pixels[padding.where].max())
+    measured = stored.pixels[~padding.where]
+    if lowest < highest and ((measured >= lowest) & (measured <= highest)).any():
+        pixels[padding.where] = highest = lowest
+    return replace(stored, pixels=pixels, padding=lowest, padding_limit=highest if lowest < highest else None)
 
 
 def _encode(
@@ -120,7 +133,7 @@ def _encode(
         return [_pet(plane.astype(np.float64) / source.suv_factor, _step(header), one is not None and one.lowest < 0)
                 for plane, header, one in planes]  # fmt: skip
     low, high = float(voxels.min()), float(voxels.max())
-    finest = FINEST_HU if source.modality is Modality.CT else 2.0**-20
+    finest = FINEST_HU if source.modality is Modality.CT else FINEST
     if source.modality is Modality.MR:
         rescaled = any(h.number(header, "RescaleSlope") is not None for header in source.headers)
         least = low if padding is None else min(low, padding)
@@ -137,13 +150,13 @@ def _below(padding: float, low: float, high: float, finest: float) -> float:
     slope = _power_of_two(low, high, finest)
     if _power_of_two(min(low, padding), high, finest) == slope:
         return min(low, padding)
-    return low - max(1.0, slope)
+    return low - 2 * slope  # the room that this takes may make the slope twice as coarse
 
 
 def _power_of_two(low: float, high: float, finest: float) -> float:
-    """The finest power-of-two slope, not below `finest`, whose 65536 steps span the range."""
+    """The finest power-of-two slope, not below `finest`, whose 65536 steps span the range and leave two free."""
     slope = finest
-    while (high - low) / slope > STEPS - 2 / slope - 2:
+    while (high - low) / slope > STEPS - 2:
         slope *= 2
         if slope > 2.0**40:
             raise DataRejected("The values span too wide a range to be stored in 16 bits. Look at the input's scale.")
@@ -151,8 +164,10 @@ def _power_of_two(low: float, high: float, finest: float) -> float:
 
 
 def _linear(voxels: NDArray[np.float32], slope: float, low: float) -> list[Stored]:
-    """Unsigned values with one slope and one intercept, a multiple of the slope and an integer where slope is fine."""
-    intercept = float(np.floor(low)) if slope <= 1 else float(np.floor(low / slope) * slope)
+    """Unsigned values with one slope and one intercept, a multiple of the slope and an integer where there is room."""
+    intercept = float(np.floor(low))
+    if slope > 1 or (float(voxels.max()) - intercept) / slope > STEPS:
+        intercept = float(np.floor(low / slope) * slope)
     texts = format_number_as_ds(slope), format_number_as_ds(intercept)
     slope, intercept = float(texts[0]), float(texts[1])
     planes = [np.rint((plane.astype(np.float64) - intercept) / slope) for plane in voxels]
