@@ -137,6 +137,7 @@ def _derive(
     dataset.SeriesNumber = int(h.number(source, "SeriesNumber") or 0) + SERIES_NUMBER_STEP
     dataset.SeriesDescription = suffixed(h.text(source, "SeriesDescription"), purpose.label)
     dataset.ImageType = _image_type(source)
+    moment = moment.astimezone(h.time_zone(source))  # of the dates and times without a zone of their own
     # the series keeps its own date and time: they are the reference of the decay correction of many a PET
     dataset.ContentDate = dataset.InstanceCreationDate = moment.strftime("%Y%m%d")
     dataset.ContentTime = dataset.InstanceCreationTime = moment.strftime("%H%M%S.%f")

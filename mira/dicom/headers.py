@@ -7,7 +7,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 
 from pydicom import config
 from pydicom.dataset import Dataset
@@ -20,6 +20,9 @@ CODE = re.compile(r"[A-Za-z0-9 ._+\-/&()]{1,64}")
 """No caret: it divides a person's name."""
 UID = re.compile(r"[0-9]+(\.[0-9]+)+")
 PLACEHOLDER = re.compile(r"[\s*?_.\-xX0]*|anonym(ous|ized|ised|e)?|unknown|none|n/?a", re.IGNORECASE)
+
+FURTHEST_ZONE_MINUTES = 14 * 60
+"""Offsets from UTC run from -12:00 to +14:00."""
 
 
 class _Tolerance:
@@ -165,6 +168,15 @@ def date_time(value: str) -> datetime | None:
     """A DICOM date-time (YYYYMMDDHHMMSS.FFFFFF&ZZXX) as a moment in local time, or None."""
     match = re.fullmatch(r"(\d{8})(\d{2,6}(?:\.\d{1,9})?)(?:[+-]\d{4})?", value)
     return moment(match[1], match[2]) if match else None
+
+
+def time_zone(header: Dataset) -> timezone | None:
+    """The zone that a data set's times are in, by its Timezone Offset From UTC (&ZZXX); None when it names none."""
+    match = re.fullmatch(r"([+-])(\d\d)([0-5]\d)", text(header, "TimezoneOffsetFromUTC"))
+    if match is None:
+        return None
+    minutes = int(match[1] + "1") * (60 * int(match[2]) + int(match[3]))
+    return timezone(timedelta(minutes=minutes)) if abs(minutes) <= FURTHEST_ZONE_MINUTES else None
 
 
 def private(header: Dataset, group: int, creator: str, element: int) -> str:

@@ -3,6 +3,8 @@
 import os
 import shutil
 import subprocess
+import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -212,6 +214,29 @@ def test_restored_series_is_recognised_and_a_simulated_one_can_be_read(tmp_path)
     back = read_series(simulated)
     np.testing.assert_array_equal(back.volume.voxels, source.volume.voxels)
     np.testing.assert_array_equal(back.volume.affine, source.volume.affine)
+
+
+@pytest.mark.parametrize(
+    ("offset", "hours"),
+    [("+0900", 9), ("-0330", -3.5), ("+1400", 14), ("+0000", 0), (None, 2), ("+9900", 2), ("0900", 2), ("", 2)],
+)
+def test_the_moment_is_written_in_the_time_zone_that_the_source_names(tmp_path, monkeypatch, offset, hours):
+    monkeypatch.setenv("TZ", "MIRA-2")  # this machine is two hours ahead
+    time.tzset()
+    try:
+        source = source_of(tmp_path / "in", slices=3, TimezoneOffsetFromUTC=offset)
+        began = datetime.now(UTC)
+        written = dcmread(write_derived(source, source.volume.voxels, tmp_path / "out", PURPOSE)[0])
+        ended = datetime.now(UTC)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    for part in ("Content", "InstanceCreation"):
+        told = written[f"{part}Date"].value + written[f"{part}Time"].value
+        moment = datetime.strptime(told + " +0000", "%Y%m%d%H%M%S.%f %z") - timedelta(hours=hours)
+        assert began <= moment <= ended
+    contributed = written.ContributingEquipmentSequence[-1].ContributionDateTime
+    assert began <= datetime.strptime(contributed, "%Y%m%d%H%M%S.%f%z") <= ended
 
 
 @pytest.mark.parametrize("fault", ["shape", "nan", "exists"])
