@@ -144,7 +144,8 @@ def ingest_series(job: Job) -> Done:
         except Exception as error:  # its message may quote the header, so only its kind is kept
             outcome = Outcome(rejected=[_rejected(job, job.files, Reason.CRASHED, type(error).__name__)])
     key = _key(job, content)
-    write_json(job.ledger / f"{key}.json", outcome.model_dump(mode="json"))
+    if all(item.reason != Reason.NO_DECODER for item in outcome.rejected):  # the next may find a codec
+        write_json(job.ledger / f"{key}.json", outcome.model_dump(mode="json"))
     return Done(key, outcome, False, contents)
 
 

@@ -6,6 +6,8 @@ import traceback
 from pathlib import Path
 
 import pytest
+from pydicom.pixels import get_decoder
+from pydicom.uid import JPEGLSLossless
 
 from components.ingest import known as known_files
 from components.ingest import series as series_work
@@ -96,6 +98,18 @@ def test_a_series_that_found_no_memory_is_tried_again(tmp_path, monkeypatch):
 
     with monkeypatch.context() as busy, pytest.raises(DataRejected):
         busy.setattr(series_work, "read_volumes", none_left)
+        ingest(path, tmp_path / "out", ONE)
+    assert ingest(path, tmp_path / "out", ONE).cases == 1
+
+
+def test_a_series_without_a_codec_is_tried_again(tmp_path, monkeypatch):
+    path = sites_file(tmp_path, alpha={})
+    headers = [make_header("CT", number) for number in range(4)]
+    for header in headers:
+        header.compress(JPEGLSLossless, generate_instance_uid=False)
+    write(tmp_path / "alpha", headers)
+    with monkeypatch.context() as bare, pytest.raises(DataRejected, match=r"pip install 'mira-net\[codecs\]'"):
+        bare.setattr(get_decoder(JPEGLSLossless), "_available", {})
         ingest(path, tmp_path / "out", ONE)
     assert ingest(path, tmp_path / "out", ONE).cases == 1
 
