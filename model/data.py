@@ -53,6 +53,7 @@ class PairedVolume:
         severity: true degradation, 0 to 1.
         mr_scale: robust scale of an MR case, 1 otherwise.
         name: pair id, for pictures and messages.
+        case: case id; the pairs of one case are its levels of degradation.
     """
 
     reference: NDArray[np.float32]
@@ -61,6 +62,7 @@ class PairedVolume:
     severity: float
     mr_scale: float = 1.0
     name: str = ""
+    case: str = ""
 
 
 class Batch(NamedTuple):

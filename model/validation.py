@@ -3,6 +3,7 @@
 A quick figure for curves, in the windows of the `amir` convention; the evaluate step measures with named profiles.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,14 +34,42 @@ class Sample:
     reference: NDArray[np.float32]
 
 
+def spread(cases: Sequence[str], count: int) -> list[int]:
+    """Pick pairs of one task, spread over the list and its cases, and as even over the levels as over the cases.
+
+    Case and level both move on with every pick. Where they would meet again before all pairs of them were taken, the
+    case moves on once more: a mere walk over 4 cases with 2 levels would see each case at one level only.
+
+    Args:
+        cases: case of each pair; the pairs of a case are its levels, in the same order in all cases.
+        count: number of picks; beyond the number of pairs they begin again.
+
+    Returns:
+        Places in `cases`.
+    """
+    places: dict[str, list[int]] = {}
+    for place, case in enumerate(cases):
+        places.setdefault(case, []).append(place)
+    found = list(places.values())
+    width = min(count, len(found))
+    chosen = [found[number * len(found) // width] for number in range(width)]
+    levels = max(map(len, chosen), default=1)
+    period = math.lcm(width, levels)
+    picks = []
+    for number in range(count if chosen else 0):
+        own = chosen[(number + number // period) % width]
+        picks.append(own[number % levels % len(own)])
+    return picks
+
+
 def choose_samples(volumes: Sequence[PairedVolume], per_task: int) -> list[Sample]:
-    """Slices from the middle halves of volumes, spread over the volumes of each task."""
+    """Slices from the middle halves of volumes, spread over the cases of each task and even over their levels."""
     samples = []
     for task in Task:
         own = [volume for volume in volumes if volume.task is task]
         count = min(per_task, sum(len(volume.reference) for volume in own))
-        for number in range(count):
-            volume = own[number * len(own) // count] if count <= len(own) else own[number % len(own)]
+        for number, place in enumerate(spread([volume.case for volume in own], count)):
+            volume = own[place]
             depth = len(volume.reference)
             index = int(depth * (0.3 + 0.4 * (number + 0.5) / count))
             degraded, reference = (

@@ -151,16 +151,18 @@ def misguided(restorer: "Restorer", instructions: Mapping[Modality, NDArray[np.f
 
 
 def instruction_bank(pairs: Path, restorer: "Restorer", most: int) -> dict[Modality, NDArray[np.float32]]:
-    """Instructions [n, D] that the network writes for training pairs of each modality."""
+    """Instructions [n, D] that the network writes for training pairs of each modality, of several cases and levels."""
     from components.evaluate.measure import load_slices
     from model.inference import restore_volume
+    from model.validation import spread
 
     index = read_index(pairs)
     bank = {}
     for task in Task:
-        records = index.select("train", task=task)[:8]
+        records = index.select("train", task=task)
         found = []
-        for record in records:
+        for place in spread([record.case_id for record in records], min(8, len(records))):
+            record = records[place]
             slices = load_slices(pairs, record, most, 0)
             found.append(restore_volume(restorer, slices.degraded, record.modality, record.mr_scale).instruction)
         if found:

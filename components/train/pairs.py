@@ -80,7 +80,13 @@ def load(root: Path, records: Sequence[PairRecord]) -> "list[PairedVolume]":
                 raise DataRejected(f"Pair {record.pair_id} holds values that are not numbers. Pair it again.")
         volumes.append(
             PairedVolume(
-                reference, degraded, record.task, record.physics.severity, record.mr_scale or 1.0, record.pair_id
+                reference,
+                degraded,
+                record.task,
+                record.physics.severity,
+                record.mr_scale or 1.0,
+                record.pair_id,
+                record.case_id,
             )
         )
     return volumes

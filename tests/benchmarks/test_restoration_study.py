@@ -1,5 +1,7 @@
 """The restoration study: differences and tables from made-up figures, and one training of each kind end to end."""
 
+from collections import Counter
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,13 +15,18 @@ from benchmarks.study.measuring import (
     classical,
     cost_of,
     count_blank,
+    instruction_bank,
     load_network,
     measure_all,
 )
 from benchmarks.study.training import Budget, Training, train_all
+from components.evaluate import measure
 from components.evaluate.aggregate import slice_table
 from mira.tasks import Task
 from mira.volume import Volume, read_nifti, write_nifti
+from model.config import size_config
+from model.network import MiraNet
+from model.restorer import Restorer
 from tests.components.made_up import make_pairs
 
 NETWORKS = {"input": 0.0, "tiny:unified": 2.0, "tiny-unguided:unified": 1.5, "tiny-label:unified": 1.9, SHUFFLED: -1.0}
@@ -110,6 +117,20 @@ def test_classical_methods_lower_noise():
     assert np.abs(classical(noisy, Task.CT_DENOISING, 0.8) - clean).mean() < 0.5 * error
     assert np.abs(classical(noisy, Task.PET_SYNTHESIS, 1.0) - clean).mean() < 0.5 * error
     assert classical(noisy, Task.MRI_SUPER_RESOLUTION, 1.0) is noisy
+
+
+def test_wrong_instructions_come_from_all_cases_and_levels(tmp_path, monkeypatch):
+    make_pairs(tmp_path, 6, (("alpha", "train"),), tasks=(Task.CT_DENOISING,))
+    taken, load_slices = [], measure.load_slices
+
+    def load(pairs, record, *rest):
+        taken.append(record)
+        return load_slices(pairs, record, *rest)
+
+    monkeypatch.setattr(measure, "load_slices", load)
+    instruction_bank(tmp_path, Restorer(MiraNet(size_config("tiny"))).eval(), 1)
+    assert len({record.case_id for record in taken}) == 6
+    assert list(Counter(record.physics.level for record in taken).values()) == [4, 4]
 
 
 @pytest.mark.slow

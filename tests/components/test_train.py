@@ -9,7 +9,7 @@ import pytest
 
 from components.command import load_config
 from components.tracking import Run, prepare, resolve
-from components.train.pairs import check_leaks, tasks_of
+from components.train.pairs import check_leaks, load, tasks_of
 from components.train.step import TrainConfig, train
 from mira.errors import ConfigurationError, DataRejected
 from mira.pairs import read_index, write_index
@@ -150,6 +150,11 @@ def test_a_local_site_in_training_is_refused(store, tmp_path):
     root = changed(store, tmp_path / "leak", lambda pair: pair.model_copy(update={"site": "gamma"}))
     with pytest.raises(DataRejected, match="Site gamma is local"):
         check_leaks(read_index(root))
+
+
+def test_validation_slices_know_their_case(store):
+    records = read_index(store).select("validation")
+    assert [volume.case for volume in load(store, records)] == [record.case_id for record in records]
 
 
 def test_networks_and_tasks(store, tmp_path):

@@ -30,9 +30,8 @@ def paired(task: Task, seed: int, shape=(3, 56, 48), severity=0.6) -> PairedVolu
     if TASKS[task].modality is not Modality.CT:
         degraded = np.maximum(degraded, 0)
     scale = 450.0 if TASKS[task].modality is Modality.MR else 1.0
-    return PairedVolume(
-        reference.astype(np.float32), degraded.astype(np.float32), task, severity, scale, f"{task}-{seed}"
-    )
+    name = f"{task}-{seed}"
+    return PairedVolume(reference.astype(np.float32), degraded.astype(np.float32), task, severity, scale, name, name)
 
 
 def all_tasks(count: int = 2) -> list[PairedVolume]:

@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from model.network import MiraNet
 from model.restorer import Restorer
 from model.task import RestorationTask
 from model.training import RESUME_FILE, Settings, fit
-from model.validation import choose_samples, psnr, validate
+from model.validation import choose_samples, psnr, spread, validate
 from tests.model.made_up import all_tasks, paired
 
 SETTINGS = Settings(
@@ -195,6 +196,30 @@ class TestValidation:
         assert [sample.name[-1] for sample in choose_samples(volumes, 3)] == ["0", "2", "4"]
         assert len(choose_samples(volumes[:1], 2)) == 2
         assert choose_samples([], 3) == []
+
+    @pytest.mark.parametrize(
+        ("cases", "levels", "count"),
+        [(4, 2, 4), (4, 3, 4), (16, 4, 16), (2, 3, 3), (2, 3, 6), (4, 2, 8), (6, 4, 13), (40, 4, 8), (3, 1, 2)],
+    )
+    def test_picks_are_even_over_cases_and_levels(self, cases, levels, count):
+        pairs = [(case, level) for case in range(cases) for level in range(levels)]  # as the pair step lists them
+        picks = [pairs[place] for place in spread([f"case {case}" for case, _ in pairs], count)]
+        assert len(picks) == count
+        assert len(set(picks)) == min(count, len(pairs))  # none twice before all were there
+        by_case, by_level = Counter(case for case, _ in picks), Counter(level for _, level in picks)
+        assert len(by_case) == min(count, cases)
+        assert len(by_level) == min(count, levels)
+        assert max(by_case.values()) - min(by_case.values()) <= 1
+        assert max(by_level.values()) - min(by_level.values()) <= 1
+
+    def test_samples_have_all_levels_of_degradation(self):
+        levels = (0.3, 0.6)
+        volumes = [
+            replace(paired(Task.PET_SYNTHESIS, seed, severity=level), case=f"case {seed}", name=f"{seed} {level}")
+            for seed in range(4)
+            for level in levels
+        ]
+        assert [sample.name for sample in choose_samples(volumes, 4)] == ["0 0.3", "1 0.6", "2 0.3", "3 0.6"]
 
     def test_the_identity_gains_nothing(self):
         figures = validate(Restorer(MiraNet(SIZES["tiny"])), choose_samples(all_tasks(1), 1))
