@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 import torch
 from tqdm import tqdm
 
+from mira.errors import ConfigurationError
 from mira.storage import atomic_file
 from model.restorer import Restorer
 from model.task import RestorationTask
@@ -27,6 +28,8 @@ def round_ends(trainer: pl.Trainer, steps_per_round: int) -> bool:
 
 class Curves(pl.Callback):  # type: ignore[misc]  # lightning is not followed
     """Mean losses every few steps and validation figures every round, kept in the checkpoint.
+
+    A training that has diverged ends here with `ConfigurationError`, before its weights get into a resume point.
 
     Args:
         log_every: steps between two rows of losses.
@@ -63,13 +66,28 @@ class Curves(pl.Callback):  # type: ignore[misc]  # lightning is not followed
             self._sums = []
             rate = float(trainer.optimizers[0].param_groups[0]["lr"])
             self._tell(step, {**dict(zip(names, means, strict=True)), "learning_rate": rate})
-        if self.samples and trainer.is_global_zero and round_ends(trainer, self.steps_per_round):
-            assert isinstance(pl_module, RestorationTask)
+        if not round_ends(trainer, self.steps_per_round):
+            return
+        assert isinstance(pl_module, RestorationTask)
+        if not torch.stack([weights.isfinite().all() for weights in pl_module.averaged.parameters()]).all():
+            raise self._diverged("weights", step)  # an average keeps what was no number once
+        if self.samples and trainer.is_global_zero:
             self._tell(step, validate(Restorer(pl_module.averaged_network), self.samples))
 
     def _tell(self, step: int, figures: Row) -> None:
+        odd = [name for name, value in figures.items() if not math.isfinite(value)]
+        if odd:
+            raise self._diverged(", ".join(odd), step)
         self.rows.append({"step": float(step), **figures})
         self.sink(step, figures)
+
+    def _diverged(self, what: str, step: int) -> ConfigurationError:
+        last = (step - 1) // self.steps_per_round * self.steps_per_round
+        return ConfigurationError(
+            f"The training has diverged: at step {step} there is no finite number any more for: {what}. Lower "
+            "train.learning_rate and start again; that begins anew. Without a change it goes on from "
+            + (f"the last resume point, step {last}, whose weights are sound." if last else "its beginning.")
+        )
 
 
 class EarlyStop(pl.Callback):  # type: ignore[misc]  # lightning is not followed

@@ -111,7 +111,8 @@ def fit(
         network: makes the network; MIRA-Net of `settings.size` when left out.
 
     Raises:
-        ConfigurationError: when no such device is here, or the training may end early without validation slices.
+        ConfigurationError: when no such device is here, the training may end early without validation slices, or it
+            has diverged.
     """
     ranks = Ranks.from_environment()
     if settings.patience_rounds and not samples and ranks.rank == 0:

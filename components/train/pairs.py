@@ -76,8 +76,12 @@ def load(root: Path, records: Sequence[PairRecord]) -> "list[PairedVolume]":
         degraded, reference = (volume.voxels for volume in read_pair(root, record))
         if size <= MEMORY_LIMIT_BYTES:
             degraded, reference = np.array(degraded), np.array(reference)
-            if not (np.isfinite(degraded).all() and np.isfinite(reference).all()):
-                raise DataRejected(f"Pair {record.pair_id} holds values that are not numbers. Pair it again.")
+        for name, voxels in ((record.degraded, degraded), (record.reference, reference)):
+            if not all(np.isfinite(image).all() for image in voxels):  # a slice at a time, since it may be mapped
+                raise DataRejected(
+                    f"Pair {record.pair_id} holds values that are not numbers, in {name}. Delete its folder and run "
+                    "the pair step again."
+                )
         volumes.append(
             PairedVolume(
                 reference,

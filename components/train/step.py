@@ -137,9 +137,9 @@ def train(pairs: Path, network: str, out: Path, config: TrainConfig) -> TrainSum
         config: parameters.
 
     Raises:
-        DataRejected: when there is nothing to train on, or a split leaks.
-        ConfigurationError: for an unknown network, a device that is not here, or weights to start from that are not
-            there or do not fit.
+        DataRejected: when there is nothing to train on, a split leaks, or a volume holds values that are not numbers.
+        ConfigurationError: for an unknown network, a device that is not here, weights to start from that are not
+            there or do not fit, or a training that has diverged.
         RetryableError: when MLflow is away.
     """
     index = read_index(pairs)

@@ -5,16 +5,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from components.command import load_config
 from components.tracking import Run, prepare, resolve
+from components.train import pairs
 from components.train.pairs import check_leaks, load, tasks_of
 from components.train.step import TrainConfig, train
 from mira.errors import ConfigurationError, DataRejected
 from mira.pairs import read_index, write_index
 from mira.storage import hash_file, read_json
 from mira.tasks import Task
+from mira.volume import Volume, write_nifti
 from tests.components.made_up import make_pairs
 
 SITES = (("alpha", "train"), ("beta", "validation"), ("delta", "test"), ("gamma", "local"))
@@ -155,6 +158,28 @@ def test_a_local_site_in_training_is_refused(store, tmp_path):
 def test_validation_slices_know_their_case(store):
     records = read_index(store).select("validation")
     assert [volume.case for volume in load(store, records)] == [record.case_id for record in records]
+
+
+@pytest.mark.parametrize("limit", [0, pairs.MEMORY_LIMIT_BYTES])
+def test_one_voxel_that_is_no_number_is_refused_in_memory_and_mapped(tmp_path, monkeypatch, limit):
+    monkeypatch.setattr(pairs, "MEMORY_LIMIT_BYTES", limit)
+    index = make_pairs(tmp_path, patients=1, sites=(("alpha", "train"),), tasks=(Task.PET_SYNTHESIS,))
+    degraded = load(tmp_path, index.pairs)[1].degraded
+    assert degraded.flags.owndata == (limit > 0)
+    broken = tmp_path / index.pairs[1].degraded
+    voxels = np.array(degraded)
+    voxels[-1, 3, 5] = np.nan
+    write_nifti(broken, Volume(voxels, np.eye(4)))
+    with pytest.raises(DataRejected, match=f"{index.pairs[1].pair_id} .*{broken.name}.* Delete its folder"):
+        load(tmp_path, index.pairs)
+
+
+def test_a_training_that_diverges_says_what_to_do(store, tracking, tmp_path):
+    config = TrainConfig(tracking_uri=tracking, learning_rate=1e30, run_name="diverged", **QUICK)
+    with pytest.raises(ConfigurationError, match=r"diverged.* Lower train\.learning_rate"):
+        train(store, "ct-denoising", tmp_path / "out", config)
+    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.rglob("last.ckpt"))
 
 
 def test_networks_and_tasks(store, tmp_path):
