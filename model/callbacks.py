@@ -68,6 +68,8 @@ class Curves(pl.Callback):  # type: ignore[misc]  # lightning is not followed
             self._tell(step, {**dict(zip(names, means, strict=True)), "learning_rate": rate})
         if not round_ends(trainer, self.steps_per_round):
             return
+        if self._sums:  # every process goes on from the first one's checkpoint, so it holds the mean over all of them
+            self._sums = list(trainer.strategy.reduce(torch.stack(self._sums), reduce_op="mean"))
         assert isinstance(pl_module, RestorationTask)
         if not torch.stack([weights.isfinite().all() for weights in pl_module.averaged.parameters()]).all():
             raise self._diverged("weights", step)  # an average keeps what was no number once
