@@ -1,14 +1,12 @@
 """Train: pairs to the weights of one network, with its run in MLflow."""
 
 import csv
-import hashlib
 import io
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,6 +20,7 @@ from components.train.environment import code_version, machine, packages
 from components.train.pairs import check_leaks, load, tasks_of
 from components.train.pictures import draw_samples
 from components.train.start import Start, StartedFrom, find_start
+from components.train.unfinished import work_folder
 from mira.cases import Record
 from mira.pairs import read_index
 from mira.storage import atomic_folder, hash_file, read_json, write_json, write_text
@@ -87,10 +86,6 @@ class TrainConfig(Record):
     work_dir: str = Field("", description="folder for unfinished trainings; empty: beside the output")
 
 
-# fields without influence on the weights
-NEUTRAL = {"accelerator", "threads", "workers", "tracking_uri", "experiment", "run_name", "work_dir"}
-
-
 class TrainSummary(Record):
     """What a training gave.
 
@@ -120,7 +115,7 @@ class TrainSummary(Record):
 
 
 def train(pairs: Path, network: str, out: Path, config: TrainConfig) -> TrainSummary:
-    """Train one network; a killed training goes on from its last round when it is started again.
+    """Train one network; a killed training goes on from its last round when it is started again with the same code.
 
     Equal budgets: a single-task network takes `steps_per_task` optimiser steps, the unified network as many for each
     of its tasks, with batches of the same size in which tasks take turns. Every task is seen by the same number of
@@ -151,7 +146,6 @@ def train(pairs: Path, network: str, out: Path, config: TrainConfig) -> TrainSum
     from model.validation import choose_samples
 
     start = find_start(config.start_from, config.size, config.tracking_uri, config.start_sha256)
-    begin = None if start is None else partial(start.network, _shape(config))
     if start is not None:
         start.check(_shape(config))  # before minutes of reading pairs
     steps = config.steps_per_task * len(tasks)
@@ -160,14 +154,22 @@ def train(pairs: Path, network: str, out: Path, config: TrainConfig) -> TrainSum
     samples = choose_samples(held_out, config.validation_slices)
     unseen = choose_samples(held_out, config.calibration_slices)
     settings = _settings(config, steps)
-    work = _work_folder(config, out, network, settings, index.data_version, start)
-    if Ranks.from_environment().rank > 0:  # one of several processes: the first one tells and writes
+    first = Ranks.from_environment().rank == 0  # of several processes the first one tells and writes
+    root = Path(config.work_dir) if config.work_dir else out.parent / f".{out.name}.unfinished"
+    begun = [] if start is None else [start.origin.sha256]
+
+    def say(line: str) -> None:
+        if first:
+            announce(f"train {network}: {line}")
+
+    work = work_folder(root, network, settings, index.data_version, begun, say)
+    begin = None if start is None else partial(start.network, _shape(config), say=say)
+    if not first:
         with threads_of_torch(config.threads):
             trained = fit(volumes, [], settings, work, network=begin)
         figures = _figures(trained, config, network, len(tasks), start)
         return _summary(network, "", index.data_version, tasks, figures)
     with threads_of_torch(config.threads), _run(config, network, tasks, index.data_version, work, start) as run:
-        begin = begin and partial(begin, say=lambda line: announce(f"train {network}: {line}"))
         what = f"train {network}"
         trained = fit(volumes, samples, settings, work, what, sink=_batched(run), say=announce, network=begin)
         figures = _figures(trained, config, network, len(tasks), start)
@@ -209,19 +211,6 @@ def _settings(config: TrainConfig, steps: int) -> "Settings":
 
     shared = {field.name for field in fields(Settings)} & set(TrainConfig.model_fields)
     return Settings(total_steps=steps, **{name: getattr(config, name) for name in shared})
-
-
-def _work_folder(
-    config: TrainConfig, out: Path, network: str, settings: "Settings", data_version: str, start: Start | None
-) -> Path:
-    """Folder of the resume point; its name holds all that decides the weights, so that nothing else is resumed."""
-    decisive = {key: value for key, value in asdict(settings).items() if key not in NEUTRAL}
-    begun = [] if start is None else [start.origin.sha256]
-    facts = json.dumps([mira.__version__, network, data_version, decisive, *begun], sort_keys=True)
-    root = Path(config.work_dir) if config.work_dir else out.parent / f".{out.name}.unfinished"
-    folder = root / f"{network}-{hashlib.sha256(facts.encode()).hexdigest()[:12]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 @contextmanager

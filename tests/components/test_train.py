@@ -10,9 +10,10 @@ import pytest
 
 from components.command import load_config
 from components.tracking import Run, prepare, resolve
-from components.train import pairs
+from components.train import pairs, unfinished
 from components.train.pairs import check_leaks, load, tasks_of
 from components.train.step import TrainConfig, train
+from components.train.unfinished import digest_of_sources
 from mira.errors import ConfigurationError, DataRejected
 from mira.pairs import read_index, write_index
 from mira.storage import hash_file, read_json
@@ -125,6 +126,37 @@ def test_a_killed_training_goes_on_in_the_same_run(unified, store, tracking, tmp
     assert read_json(tmp_path / "out" / "training.json")["resumed_at_step"] == 18
     assert hash_file(tmp_path / "out" / "model.safetensors") == hash_file(unified[0] / "model.safetensors")
     assert not list((tmp_path / "work").iterdir())
+
+
+def test_a_training_that_other_code_began_is_not_gone_on_with(unified, store, tracking, tmp_path, monkeypatch, capsys):
+    config = TrainConfig(tracking_uri=tracking, work_dir=str(tmp_path / "work"), **QUICK)
+
+    def die(self, path, folder=""):
+        raise ConnectionError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(unfinished, "digest_of_sources", lambda folder: "01dc0de0")
+        patch.setattr(Run, "file", die)
+        with pytest.raises(ConnectionError):
+            train(store, "unified", tmp_path / "out", config)
+    (note,) = (tmp_path / "work").glob("*/run.json")
+    assert "begins anew" not in capsys.readouterr().out
+    summary = train(store, "unified", tmp_path / "out", config)
+    assert f"train unified: begins anew: {note.parent} holds" in capsys.readouterr().out
+    assert summary.run_id != read_json(note)["run_id"]
+    assert read_json(tmp_path / "out" / "training.json")["resumed_at_step"] == 0
+    assert list((tmp_path / "work").iterdir()) == [note.parent]
+
+
+def test_the_digest_of_sources_is_that_of_code_alone(tmp_path):
+    (tmp_path / "a.py").write_text("x = 1\n")
+    before = digest_of_sources(tmp_path)
+    (tmp_path / "a.pyc").write_text("cache")
+    assert digest_of_sources(tmp_path) == before
+    (tmp_path / "a.py").write_text("x = 2\n")
+    changed = digest_of_sources(tmp_path)
+    (tmp_path / "a.py").rename(tmp_path / "b.py")
+    assert len({before, changed, digest_of_sources(tmp_path)}) == 3
 
 
 def test_a_run_given_by_the_environment_is_used(store, tracking, tmp_path, monkeypatch):
