@@ -3,6 +3,8 @@
 `python -m components.train.search --pairs data/pairs --network unified --out runs/search --config params.yaml`
 """
 
+import hashlib
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,8 +14,10 @@ from pydantic import Field
 
 from components.command import announce, configure, main
 from components.train.step import TrainConfig, train
+from components.train.unfinished import NEUTRAL
 from mira.cases import Record
 from mira.errors import ConfigurationError, DataRejected
+from mira.pairs import read_index
 from mira.storage import write_text
 
 if TYPE_CHECKING:
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
 
 STUDY_FILE = "optuna.db"
 BEST_FILE = "best.yaml"
+OPEN = {"trials", "seed", "train"}  # may change within a study; `train` counts as the parameters that it gives
 
 
 class SearchConfig(Record):
@@ -54,17 +59,18 @@ def search(pairs: Path, network: str, out: Path, config: SearchConfig) -> Search
     """Search for the parameters with the highest mean validation gain at a fixed number of training patches.
 
     A larger batch takes fewer steps, so that every trial sees as many patches as `steps_per_task` batches of the
-    train step's own size.
+    train step's own size. A search that is started again goes on with its study; other pairs, parameters or ranges
+    begin a study of their own in the same database.
 
     Args:
         pairs: root of the pair store.
         network: `unified`, or a task.
-        out: folder for the study's database, the trials' checkpoints and best.yaml.
+        out: folder for the database of studies, a folder per study with its trials' checkpoints, and best.yaml.
         config: parameters.
 
     Raises:
         ConfigurationError: when Optuna is not installed, or a parameter cannot be used.
-        DataRejected: when there are no validation pairs to compare by.
+        DataRejected: when there are no pairs, or no validation pairs to compare by.
     """
     try:
         import optuna
@@ -74,13 +80,16 @@ def search(pairs: Path, network: str, out: Path, config: SearchConfig) -> Search
     patches = config.steps_per_task * base.batch_size
     out.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    finished = optuna.trial.TrialState.COMPLETE
+    name = study_name(read_index(pairs).data_version, network, base, config)
     study = optuna.create_study(
-        study_name=network,
+        study_name=name,
         storage=f"sqlite:///{(out / STUDY_FILE).absolute()}",
         direction="maximize",
         load_if_exists=True,
-        sampler=optuna.samplers.TPESampler(seed=config.seed),
     )
+    known = len(study.get_trials(states=[finished]))
+    study.sampler = optuna.samplers.TPESampler(seed=config.seed + known)  # the same seed would draw the same trials
 
     def objective(trial: "optuna.Trial") -> float:
         batch_size = trial.suggest_categorical("batch_size", config.batch_size)
@@ -94,7 +103,7 @@ def search(pairs: Path, network: str, out: Path, config: SearchConfig) -> Search
                 "run_name": f"search-{network}-{trial.number}",
             }
         )
-        summary = train(pairs, network, out / f"trial-{trial.number}", chosen)
+        summary = train(pairs, network, out / name / f"trial-{trial.number}", chosen)
         if not summary.gain_db:
             raise DataRejected("There are no validation pairs, so trials cannot be compared. Raise validation_share.")
         trial.set_user_attr("mlflow_run", summary.run_id)
@@ -102,11 +111,18 @@ def search(pairs: Path, network: str, out: Path, config: SearchConfig) -> Search
         announce(f"trial {trial.number}: {gain:+.2f} dB")
         return gain
 
-    finished = optuna.trial.TrialState.COMPLETE
-    study.optimize(objective, n_trials=max(0, config.trials - len(study.get_trials(states=[finished]))))
+    announce(f"study {name}: {known} of {config.trials} trials are there")
+    study.optimize(objective, n_trials=max(0, config.trials - known))
     best = dict(study.best_trial.params)
     write_text(out / BEST_FILE, yaml.safe_dump({"train": best}, sort_keys=True))
     return SearchSummary(trials=len(study.get_trials(states=[finished])), gain_db=study.best_value, best=best)
+
+
+def study_name(data_version: str, network: str, base: TrainConfig, config: SearchConfig) -> str:
+    """Name of the study of all that its trials have in common: network, pairs, parameters and ranges."""
+    parameters = base.model_dump(mode="json", exclude=NEUTRAL)
+    facts = [data_version, parameters, config.model_dump(mode="json", exclude=OPEN)]
+    return f"{network}-{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]}"
 
 
 def _call(pairs: Path, network: Path, out: Path, config: SearchConfig) -> SearchSummary:
