@@ -86,17 +86,16 @@ class RestorationTask(pl.LightningModule):  # type: ignore[misc]  # lightning is
         super().optimizer_step(*args, **kwargs)
         self.averaged.update_parameters(self.restorer.network)
 
-    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float, gradient_clip_algorithm: str | None = None
+    ) -> None:
         """Limit the norm of the error head's gradient by itself, so that the others' stay what they are without it."""
         head = self.restorer.network.error_head
-        kept = [] if head is None else [(parameter, parameter.grad) for parameter in head.parameters()]
-        for parameter, _ in kept:
-            parameter.grad = None
-        self.clip_gradients(optimizer, *args, **kwargs)
-        for parameter, gradient in kept:
-            parameter.grad = gradient
-        if kept:
-            torch.nn.utils.clip_grad_norm_([parameter for parameter, _ in kept], self.trainer.gradient_clip_val)
+        own = [] if head is None else list(head.parameters())
+        apart = set(own)
+        others = [weights for group in optimizer.param_groups for weights in group["params"] if weights not in apart]
+        for limited in (others, own):
+            torch.nn.utils.clip_grad_norm_(limited, gradient_clip_val)
 
     def rate(self, step: int) -> float:
         """Learning rate of a step as a share of the peak."""
