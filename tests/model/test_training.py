@@ -152,8 +152,8 @@ class TestRanks:
 
     @pytest.mark.slow
     def test_two_processes_take_the_steps_of_one(self, tmp_path):
-        """torchrun with two gloo processes: the losses of one process with the same batch."""
-        alone = fit(all_tasks(1), [], replace(SETTINGS, batch_size=4, total_steps=6, log_every=2), tmp_path)
+        """torchrun with two gloo processes: the losses of one process with the same batch, across resume points too."""
+        alone = fit(all_tasks(1), [], replace(SETTINGS, batch_size=4, total_steps=6, log_every=4), tmp_path)
         script = tmp_path / "together.py"
         script.write_text(TOGETHER)
         (tmp_path / "work").mkdir()
@@ -176,7 +176,7 @@ from pathlib import Path
 from pathlib import Path
 from model.training import fit
 from tests.model.test_training import SETTINGS, all_tasks
-trained = fit(all_tasks(1), [], replace(SETTINGS, batch_size=4, total_steps=6, log_every=2), Path("work"))
+trained = fit(all_tasks(1), [], replace(SETTINGS, batch_size=4, total_steps=6, log_every=4), Path("work"))
 if os.environ["RANK"] == "0":
     Path("rows.json").write_text(json.dumps(trained.rows))
 """
