@@ -117,10 +117,11 @@ def held_out(root: Path, index: PairIndex, task: Task, count: int) -> list[Probe
 
 
 def _spread(pool: list[PairRecord], count: int) -> list[PairRecord]:
-    """All pairs of a pool, first as many as are asked for at even distances."""
-    wanted = min(count, len(pool))
-    first = [number * len(pool) // wanted for number in range(wanted)]
-    return [pool[number] for number in (*first, *sorted(set(range(len(pool))) - set(first)))]
+    """All pairs of a pool, first as many as are asked for, of as many cases and levels as there are."""
+    from model.validation import spread
+
+    first = spread([pair.case_id for pair in pool], min(count, len(pool)))
+    return [pool[number] for number in dict.fromkeys((*first, *range(len(pool))))]
 
 
 def _telling(slices: Slices) -> Slices:

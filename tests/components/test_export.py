@@ -238,6 +238,15 @@ def test_missing_parts_are_named(made, tmp_path):
         export([], root / "version", root / "pairs", tmp_path / "out", ExportConfig())
 
 
+def test_probes_are_of_several_levels_also_where_they_are_as_many_as_patients(tmp_path):
+    make_pairs(tmp_path, patients=3, sites=(("alpha", "test"),))
+    index = read_index(tmp_path)
+    for count in (2, 3):
+        pairs = [probe.slices.pair for probe in held_out(tmp_path, index, Task.CT_DENOISING, count)]
+        assert len({pair.case_id for pair in pairs}) == count
+        assert len({pair.physics.level for pair in pairs}) == 2
+
+
 def test_probes_are_held_out_and_of_any_size(made):
     root, _, _ = made
     index = read_index(root / "pairs")
