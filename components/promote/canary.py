@@ -146,7 +146,24 @@ def save(path: Path, canaries: list[Canary]) -> None:
 
 
 def load(path: Path) -> list[Canary]:
-    """Read stored canaries."""
+    """Read stored canaries.
+
+    Raises:
+        ServingFailed: when the file is damaged or missing, or holds none.
+    """
+    try:
+        canaries = _read(path)
+    except Exception as error:  # numpy and zipfile answer damage with a dozen types, tokenize's among them
+        raise ServingFailed(
+            f"{path} is damaged: it cannot be read as canary requests ({type(error).__name__}). "
+            "Promote the version again, or roll back: mira rollback"
+        ) from error
+    if not canaries:
+        raise ServingFailed(f"{path} is damaged: it holds no canary request. Promote the version again, or roll back.")
+    return canaries
+
+
+def _read(path: Path) -> list[Canary]:
     with np.load(path) as stored:
         arrays: dict[str, dict[str, NDArray[np.float32]]] = {}
         for name in sorted(stored.files):

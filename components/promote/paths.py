@@ -116,10 +116,14 @@ def recorded(path: Path, kind: type[State], advice: str) -> State:
         advice: what to do when it cannot be read.
 
     Raises:
-        Damaged: when it was damaged or edited; a server that runs serves on.
+        Damaged: when it was damaged or edited, or this account may not read it; a server that runs serves on.
     """
     try:
         return kind.model_validate(read_json(path))
+    except PermissionError as error:
+        raise Damaged(
+            f"{path} cannot be read by this account. Give it back to the account that serves, or run this as that one."
+        ) from error
     except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, too deep, or another one
         raise Damaged(f"{path} is damaged: it cannot be read as {kind.__name__}. {advice}") from error
 

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -105,17 +106,34 @@ class Supervisor:
                 self._check(lost)
             self._members = self._processes()
         except Damaged as error:
-            LOG.error("%s Until then nothing is supervised.", error)
-            self.counters.healthy = False
-            self._not_before = now + self.interval_s
-            with contextlib.suppress(OSError):  # on a full disk the old figures' time tells
-                self._write_metrics()
+            LOG.error("%s Until then nothing is supervised%s.", error, self._down())
+            self._not_known(now + self.interval_s)
         except ServingFailed as error:  # a promotion is at work and looks after the server itself
             LOG.info("later: %s", error)
             self._not_before = now + 2 * LOOK_SECONDS
         except OSError as error:  # a full disk is no reason to leave the server alone
             LOG.error("%s: %s", type(error).__name__, error.strerror)
-            self._not_before = now + self._pause
+            self._not_known(now + self._pause)
+        except Exception as error:  # nobody looks after the server when this process ends
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            known = isinstance(error, MiraError)  # other errors' words may carry data
+            what = str(error) if known else f"{type(error).__name__} at {place.filename}:{place.lineno}."
+            LOG.error("unexpected: %s Supervision goes on.", what)
+            self._not_known(now + self.interval_s)
+
+    def _not_known(self, not_before: float) -> None:
+        """Say that nobody knows whether the models answer, and rest until then."""
+        self.counters.healthy = False
+        self._not_before = not_before
+        with contextlib.suppress(OSError):  # on a full disk the old figures' time tells
+            self._write_metrics()
+
+    def _down(self) -> str:
+        """What to add to the word of a damaged file when the server is down: nobody knows what it should serve."""
+        with contextlib.suppress(ServingFailed, OSError):
+            if server.running(self.paths) is None:
+                return ", and the server, which is not running, is not started"
+        return ""
 
     def _processes(self) -> set[int]:
         """The server and its stubs."""

@@ -1,19 +1,36 @@
 """The station's own files: flushed before they count, and damaged ones named in words instead of ending everything."""
 
 import errno
+import io
 import logging
 import os
+import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from components.promote import account, audit, processes, registry, repository, server, status, supervisor, transport
+from components.promote import (
+    account,
+    audit,
+    canary,
+    paths,
+    processes,
+    registry,
+    release,
+    repository,
+    server,
+    status,
+    supervisor,
+    transport,
+)
 from components.promote.paths import Damaged, station
 from components.promote.step import PromoteConfig
 from mira.cli import main
 from mira.errors import GateFailed, ServingFailed
 from mira.storage import write_json
+from tests.components.test_promote import first_serves
 
 
 @pytest.fixture
@@ -30,8 +47,8 @@ def serving(config):
         pid=process.pid, ticks=ticks, url="127.0.0.1:1", repository=config.models, started="", shared_memory=""
     )
     write_json(config.server, state.model_dump(mode="json"))
-    release = repository.ReleaseRecord(artifacts={}, decision_sha256="", promoted="", by="")
-    repository.write_served(config, repository.Served(version=3, releases={3: release}))
+    record = repository.ReleaseRecord(artifacts={}, decision_sha256="", promoted="", by="")
+    repository.write_served(config, repository.Served(version=3, releases={3: record}))
     yield config
     process.kill()
     process.wait()
@@ -135,6 +152,87 @@ def test_a_supervisor_outlives_a_file_that_is_damaged_right_after_the_check(serv
     monkeypatch.setattr(watching, "_check", lambda lost: serving.server.write_text("{"))
     watching.step()
     assert "mira_serving_healthy 0\n" in serving.metrics.read_text()
+
+
+def not_allowed(*_arguments):
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def test_a_record_that_may_not_be_read_is_named_and_the_figures_say_unhealthy(serving, monkeypatch, caplog, capsys):
+    watching = supervisor.Supervisor(serving, interval_s=0)
+    watching.step()
+    assert "mira_serving_healthy 1\n" in serving.metrics.read_text()
+    with monkeypatch.context() as patch:  # as root, no file is unreadable
+        patch.setattr(paths, "read_json", not_allowed)
+        watching.step()
+        where = ["--workspace", str(serving.workspace), "--repository", str(serving.repository)]
+        assert main(["status", *where, "--tracking-uri", "off"]) == 5
+    assert "cannot be read by this account" in caplog.text
+    assert "cannot be read by this account" in capsys.readouterr().err
+    assert "mira_serving_healthy 0\n" in serving.metrics.read_text()
+
+
+def test_other_trouble_with_the_disk_leaves_no_stale_figures(serving, monkeypatch):
+    watching = supervisor.Supervisor(serving, interval_s=0)
+    watching.step()
+    with monkeypatch.context() as patch:
+        patch.setattr(repository, "locked", not_allowed)
+        watching.step()
+    assert "mira_serving_healthy 0\n" in serving.metrics.read_text()
+
+
+def test_the_log_says_when_the_server_is_down_and_stays_so_while_a_file_is_damaged(serving, caplog):
+    serving.served.write_text("{")
+    watching = supervisor.Supervisor(serving, interval_s=0)
+    watching.step()
+    assert "is not started" not in caplog.text
+    os.kill(server.running(serving).pid, signal.SIGKILL)
+    watching.step()
+    assert "Until then nothing is supervised, and the server, which is not running, is not started." in caplog.text
+
+
+def test_a_supervisor_outlives_an_error_that_nobody_foresaw(serving, monkeypatch, caplog):
+    watching = supervisor.Supervisor(serving, interval_s=0)
+    watching.step()
+    with monkeypatch.context() as patch:
+        patch.setattr(release, "unhealthy", lambda *_: {}["Doe^Jane"])
+        watching.step()
+    assert "unexpected: KeyError at " in caplog.text
+    assert "Doe" not in caplog.text
+    assert "mira_serving_healthy 0\n" in serving.metrics.read_text()
+    watching.step()
+    assert "mira_serving_healthy 1\n" in serving.metrics.read_text()
+
+
+def damaged(whole, way):
+    """A canary file with some damage."""
+    if way == "compression":  # the archive says that its first array is packed in a way that nobody knows
+        place = whole.index(b"PK\1\2") + 10
+        return whole[:place] + b"\x63" + whole[place + 1 :]
+    if way == "array":
+        stream = io.BytesIO()
+        np.save(stream, np.zeros(3))
+        return stream.getvalue()
+    return {"cut": whole[:1000], "empty": b"", "rubbish": b"rubbish", "none": b"PK\5\6" + bytes(18)}[way]
+
+
+@pytest.mark.parametrize("way", ["cut", "empty", "rubbish", "none", "array", "compression", "gone"])
+def test_damaged_canaries_are_an_ill_model_and_stop_neither_the_supervisor_nor_a_change(tmp_path, serving, way, caplog):
+    served = first_serves(serving, tmp_path / "1")
+    path = serving.models / "mira_net" / "1" / canary.FILE
+    whole = path.read_bytes()
+    path.unlink()
+    if way != "gone":
+        path.write_bytes(damaged(whole, way))
+    with pytest.raises(ServingFailed, match=r"canary\.npz is damaged.*[Pp]romote.*roll back"):
+        canary.load(path)
+    assert list(release.unhealthy(serving, "127.0.0.1:1", served)) == ["mira_net"]
+    state = server.running(serving)
+    watching = supervisor.Supervisor(serving)
+    watching.step()
+    assert (watching.counters.healthy, watching.counters.failed_recoveries) == (False, 1)
+    assert "canary.npz is damaged" in caplog.text
+    assert release.serve_for_change(serving) == state  # the server was left alone, and the next version can come
 
 
 @pytest.mark.parametrize("content", [b"{", DEEP])

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from components.promote import audit, processes, registry, release, repository, rollback, server, status
+from components.promote import audit, processes, registry, release, repository, rollback, server, status, supervisor
 from components.promote.repository import read_served
 from components.promote.step import promote
 from mira.client import RestorationClient
@@ -245,6 +245,21 @@ def test_promotion_killed_in_the_middle_is_repaired_at_the_next_start(two):
     assert two.answer()[0] == "2"
     assert not (two.config.models / ".candidates").exists()
     assert not (folder / "9").exists()
+
+
+def test_a_damaged_canary_file_is_told_and_leaves_every_lever(two):
+    (two.config.models / "mira_net" / "2" / "canary.npz").write_bytes(b"a bad sector")
+    watching = supervisor.Supervisor(two.config)
+    watching.step()
+    assert (watching.counters.healthy, watching.counters.failed_recoveries) == (False, 1)
+    assert two.answer()[0] == "2"  # what answers is left alone
+    found = status.read(two.config, registry.OFF)
+    assert not found.answers
+    assert "canary.npz is damaged" in "".join(found.disagreements)
+    assert rollback.rollback(two.config, tracking_uri=registry.OFF).version == 1
+    assert two.answer()[0] == "1"
+    assert two.promote(2).changed
+    assert status.read(two.config, registry.OFF).disagreements == []
 
 
 def test_a_release_without_one_of_the_networks_unloads_it(two):
