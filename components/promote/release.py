@@ -71,6 +71,19 @@ def serve_for_change(paths: ServingPaths, port: int | None = None, threads: int 
         return server.running(paths) or server.start(paths, [], port, threads)
 
 
+def repair_elsewhere(paths: ServingPaths, url: str) -> None:
+    """Undo what a killed change left behind, for a Triton that was not started here: on disk, and in what it loaded.
+
+    What served before may be damaged or ill; it must not stand in the way of the version that is to replace it.
+    """
+    served = read_served(paths)
+    with contextlib.suppress(ServingFailed):
+        repair(paths, served)
+        if ill := unhealthy(paths, url, served):
+            with contextlib.closing(server.administer(paths, url, 10)) as admin:
+                admin.load(ill)
+
+
 def _hanging(paths: ServingPaths, url: str) -> list[str]:
     """Models for which a load hangs: they answer, but no later load of them would ever end."""
     with contextlib.closing(server.administer(paths, url)) as admin:

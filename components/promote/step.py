@@ -141,6 +141,8 @@ def promote_release(wanted: Release, out: Path, config: PromoteConfig) -> Promot
     ):
         check_approval(config, wanted)
         before = repository.read_served(config).version
+        if config.url:
+            release.repair_elsewhere(config, config.url)
         url = config.url or release.serve_for_change(config, config.port, config.threads).url
         config, fell_back = keep_what_serves(config, wanted)
         record["why"] = " ".join(filter(None, (config.why, fell_back)))

@@ -1,6 +1,7 @@
 """Switching versions on disk: every step can be taken back, and what a killed promotion left behind is repaired."""
 
 import os
+import secrets
 import shutil
 from pathlib import Path
 
@@ -26,8 +27,8 @@ class Switch:
 
     def __init__(self, paths: ServingPaths) -> None:
         self._paths = paths
-        self._aside = paths.models / f".undo-{os.getpid()}"
-        shutil.rmtree(self._aside, ignore_errors=True)
+        # a name of its own: what a killed change set aside stays until `repair` has looked at it
+        self._aside = paths.models / f".undo-{secrets.token_hex(8)}"
         self._aside.mkdir(parents=True)
         self._moved: list[tuple[Path, Path]] = []
         self._made: list[Path] = []
@@ -117,18 +118,22 @@ def repair(paths: ServingPaths, served: Served) -> None:
 
 
 def _put_back(paths: ServingPaths, leftover: Path, served: Served) -> None:
-    """Nothing of a killed promotion is needed, unless it had set a served version of the same number aside."""
-    version = served.version
+    """Nothing of a killed change is needed, but the network of a release on record that it had set aside."""
+    releases = sorted(served.releases.items(), key=lambda release: release[0] != served.version)  # what serves first
     for folder in leftover.iterdir():
-        network = folder / "model.onnx"
-        if version is None or not network.is_file():
+        if not (folder / "model.onnx").is_file():
             continue
-        digest = hash_file(network)
-        for model, wanted in served.releases[version].artifacts.items():
-            target = paths.models / model / str(version)
+        digest = hash_file(folder / "model.onnx")
+        for target in (
+            paths.models / model / str(version)
+            for version, release in releases
+            for model, wanted in release.artifacts.items()
+            if wanted == digest
+        ):
             current = target / "model.onnx"
-            if wanted == digest and not (current.is_file() and hash_file(current) == wanted):
+            if not (current.is_file() and hash_file(current) == digest):
                 _remove(target)
+                target.parent.mkdir(exist_ok=True)
                 os.rename(folder, target)
                 break
     shutil.rmtree(leftover, ignore_errors=True)

@@ -1,5 +1,6 @@
 """Promotion, failure and recovery against the real Triton server, on this machine."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 
 from components.promote import audit, processes, registry, release, repository, rollback, server, status, supervisor
+from components.promote.exported import read_release
 from components.promote.repository import read_served
 from components.promote.step import promote
+from components.promote.switch import Switch
 from mira.client import RestorationClient
 from mira.errors import GateFailed, MiraError, ServingFailed
 from mira.storage import hash_file, read_json, write_json
@@ -260,6 +263,30 @@ def test_a_damaged_canary_file_is_told_and_leaves_every_lever(two):
     assert two.answer()[0] == "1"
     assert two.promote(2).changed
     assert status.read(two.config, registry.OFF).disagreements == []
+
+
+def test_a_killed_promotion_is_undone_on_a_triton_elsewhere_before_the_next(two, monkeypatch):
+    killed = read_release(*two.release(11))
+    switch = Switch(two.config)
+    for model in killed.models:
+        repository.stage(two.config, model, 11, two.config.backend_parameters())
+        switch.move_in(model.name, 11)
+        switch.point(model.name, 11)
+    with contextlib.closing(server.administer(two.config, two.url)) as admin:
+        admin.load(MODELS)
+    assert two.answer()[0] == "11"  # and here it was killed
+    elsewhere = two.config.model_copy(update={"url": two.url})
+
+    def gone(uri):
+        raise ServingFailed("MLflow is gone")
+
+    with monkeypatch.context() as patch, pytest.raises(ServingFailed, match="MLflow is gone"):
+        patch.setattr(registry, "champion", gone)
+        promote(*two.release(12), two.root / "out", elsewhere)
+    assert two.answer()[0] == "2"
+    assert not [*two.config.models.glob("*/11"), *two.config.models.glob(".undo-*")]
+    assert promote(*two.release(12), two.root / "out", elsewhere).before == 2
+    assert two.answer()[0] == "12"
 
 
 def test_a_release_without_one_of_the_networks_unloads_it(two):
