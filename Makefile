@@ -60,7 +60,7 @@ lock: ## resolve pyproject.toml anew into requirements/main.lock (in a fresh env
 	@mv requirements/main.lock.new requirements/main.lock && rm -rf .venv-lock
 
 stop: ## stop the local Triton servers of every workspace
-	@for workspace in runs/*/; do $(BIN)/mira serve --stop --workspace "$$workspace"; done
+	@for workspace in runs/*/; do test ! -d "$$workspace" || $(BIN)/mira serve --stop --workspace "$$workspace"; done
 
 clean: ## remove everything that runs made (runs/, the served repository); sources and environments stay
 	@rm -rf runs triton_repo/models

@@ -177,6 +177,10 @@ def _say(text: str) -> None:
 def _serve(arguments: argparse.Namespace) -> int:
     paths = _paths(arguments)
     if arguments.stop:
+        if not paths.workspace.is_dir():
+            raise ConfigurationError(
+                f"There is no workspace {paths.workspace}, so nothing was stopped. Correct the name."
+            )
         with audited(paths, "stop", "") as record:
             supervisor.stop(paths)
             stopped = server.stop(paths)

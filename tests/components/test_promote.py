@@ -1,13 +1,14 @@
 """Promotion without a server: what is checked first, switching and undoing on disk, the registry."""
 
 import json
+import subprocess
 
 import pytest
 
 from components.promote import account, audit, binary, processes, registry, remote, repository, server, signing, status
 from components.promote import switch as switching
 from components.promote.exported import read_release
-from components.promote.paths import ServingPaths
+from components.promote.paths import ROOT, ServingPaths
 from components.promote.step import PromoteConfig, promote
 from mira.cli import main
 from mira.errors import ConfigurationError, GateFailed, MiraError, ServingFailed
@@ -354,6 +355,24 @@ def test_status_and_approve_without_any_server(config, capsys):
     assert "mira rollback --to" in capsys.readouterr().err
     assert main(["serve", "--stop", *where]) == 0
     assert status.read(config, "off").audit_records == 4
+
+
+def test_stop_makes_no_workspace_of_a_misspelt_name(tmp_path, capsys):
+    assert main(["serve", "--stop", "--workspace", str(tmp_path / "typo")]) == 2
+    assert "There is no workspace" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_make_stop_asks_each_workspace_and_nothing_where_there_is_none(tmp_path):
+    says = tmp_path / "environment" / "bin" / "mira"
+    says.parent.mkdir(parents=True)
+    says.write_text('#!/bin/sh\necho "$@"\n')
+    says.chmod(0o755)
+    command = ["make", "--no-print-directory", "-f", str(ROOT / "Makefile"), "stop", f"VENV={says.parent.parent}"]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout == ""
+    (tmp_path / "runs" / "my site").mkdir(parents=True)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "serve --stop --workspace runs/my site/\n"
 
 
 def test_promote_verb_refuses_with_the_gates_exit_code(tmp_path, config, capsys):
