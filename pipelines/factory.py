@@ -17,7 +17,7 @@ from components.export.component import export
 from components.gate.component import gate
 from components.ingest.component import ingest
 from components.pair.component import pair
-from components.promote.component import promote
+from components.promote.component import check_triton, promote
 from components.register.component import register
 from components.report.component import report
 from components.restore.component import restore
@@ -51,6 +51,7 @@ def _mounted(task: dsl.PipelineTask, *, sites: bool = False, workspace: bool = F
 
 @dsl.pipeline(name="mira-factory", description="Multi-site DICOM in, a served and clinically checked model out.")
 def factory(
+    triton_url: str,  # without a default: Kubeflow starts no run that does not say where to serve
     sites_file: str = f"{SITES_MOUNT}/sites.yaml",
     workspace: str = WORKSPACE_MOUNT,
     repository: str = f"{WORKSPACE_MOUNT}/triton_repo",
@@ -76,6 +77,8 @@ def factory(
     """Ingest, validate, pair, train, evaluate, gate; and if the gate approves: register, export, promote, restore.
 
     Args:
+        triton_url: HOST:PORT of the Triton that serves the repository and that networks are promoted to; `embedded`, as
+            `mira run` gives, only where the whole run is on one machine.
         sites_file: sites.yaml on the volume that holds the sites' DICOM; names each site, its role and its folder.
         workspace: Folder on the shared volume for what outlives a run: serving state, audit trail, restored series.
         repository: Triton model repository that the promoted networks are put into.
@@ -102,6 +105,8 @@ def factory(
     Returns:
         `approved` or `refused`.
     """
+    checked = _mounted(check_triton(triton_url=triton_url, workspace=workspace, repository=repository), workspace=True)
+    checked.set_caching_options(False)  # it asks whether that Triton answers
     ingested = _mounted(
         ingest(
             sites_file=sites_file,
@@ -113,6 +118,7 @@ def factory(
         sites=True,
         workspace=True,
     )
+    ingested.after(checked)
     kubernetes.use_secret_as_env(ingested, secret_name=KEY_SECRET, secret_key_to_env={"key": "MIRA_PSEUDONYM_KEY"})
     cases = ingested.outputs["cases"]
     validation = validate(cases=cases, config=validate_config).outputs["validation"]
@@ -183,6 +189,7 @@ def factory(
                 tracking_uri=tracking_uri,
                 workspace=workspace,
                 repository=repository,
+                triton_url=triton_url,
                 config=promote_config,
             ),
             workspace=True,

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from components.command import explain
 from components.promote.paths import station
+from components.promote.where import EMBEDDED
 from mira.errors import ConfigurationError, RetryableError
 from mira.sites import load_sites
 from mira.storage import write_json
@@ -24,7 +25,8 @@ from pipelines.local import Event, run_pipeline
 ROOT = Path(__file__).resolve().parent.parent
 COMPILED = ROOT / "pipelines" / "compiled" / "factory.yaml"
 POLICY = ROOT / "pipelines" / "policy.yaml"
-STEPS = 17  # tasks of a run with three tasks: twelve steps, of which train runs four times, gather and fetch-champion
+# tasks of a run with three tasks: twelve steps, of which train runs four times, check-triton, gather and fetch-champion
+STEPS = 18
 NEEDED_GIGABYTES = 2.0
 QUIET_SECONDS = 15.0  # between two words of progress where there is no terminal
 WHOLE = ("ingest", "validate", "evaluate", "export", "promote", "restore")  # sections that go in as they are
@@ -94,6 +96,7 @@ def run_factory(
         parameters["validate"] = {"baseline": baseline, "previous": previous, **parameters["validate"]}
         parameters["pair"] = {"previous": previous, **parameters["pair"]}
     arguments = {
+        "triton_url": parameters["promote"].get("url") or EMBEDDED,
         "sites_file": str(sites_file),
         "workspace": str(workspace),
         "repository": str(repository),

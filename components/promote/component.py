@@ -1,8 +1,27 @@
-"""KFP component of the promote step."""
+"""KFP components of the promote step: the check at the beginning of a run, and the promotion at its end."""
 
 from kfp import dsl
 
 from components.kubeflow import component
+
+
+@component("promote")
+def check_triton(triton_url: str, workspace: str, repository: str) -> None:
+    """Check that there is a Triton to promote to, before the hours of training.
+
+    Args:
+        triton_url: HOST:PORT of the Triton that serves the repository; `embedded` for one that promote starts itself.
+        workspace: folder that holds the serving state and the audit trail.
+        repository: the Triton model repository.
+    """
+    from pathlib import Path
+
+    from components.command import reported
+    from components.promote.paths import ServingPaths
+    from components.promote.where import check
+
+    with reported("check-triton"):
+        check(ServingPaths(workspace=Path(workspace), repository=Path(repository)), triton_url)
 
 
 @component("promote")
@@ -13,6 +32,7 @@ def promote(
     tracking_uri: str,
     workspace: str,
     repository: str,
+    triton_url: str,
     config: dict,
     promotion: dsl.Output[dsl.Artifact],
 ) -> str:
@@ -25,6 +45,7 @@ def promote(
         tracking_uri: MLflow tracking server or database.
         workspace: folder that holds the serving state and the audit trail.
         repository: the Triton model repository.
+        triton_url: HOST:PORT of the Triton that serves the repository; `embedded` for one that is started here.
         config: other parameters of the step (PromoteConfig).
         promotion: promotion.json.
 
@@ -36,10 +57,17 @@ def promote(
     from components.command import configure, reported
     from components.promote.step import PromoteConfig
     from components.promote.step import promote as run
+    from components.promote.where import url_of
 
     with reported("promote"):
         settings = configure(
-            PromoteConfig, config, "promote", tracking_uri=tracking_uri, workspace=workspace, repository=repository
+            PromoteConfig,
+            config,
+            "promote",
+            tracking_uri=tracking_uri,
+            workspace=workspace,
+            repository=repository,
+            url=url_of(triton_url),
         )
         result = run(Path(exported.path), Path(version.path), Path(decision.path), Path(promotion.path), settings)
     return str(result.url)

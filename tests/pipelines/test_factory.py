@@ -58,6 +58,25 @@ def test_what_looks_at_the_world_is_never_taken_from_the_cache(documents: list[d
     assert not uncached & {"ingest", "validate", "pair", "train", "evaluate", "gate", "export"}
 
 
+def test_no_run_starts_without_a_triton_to_promote_to(documents: list[dict[str, Any]]) -> None:
+    root = documents[0]["root"]
+    parameters = root["inputDefinitions"]["parameters"]
+    # Kubeflow refuses a run that lacks a value for a parameter with neither of these
+    required = {name for name, given in parameters.items() if not {"defaultValue", "isOptional"} & given.keys()}
+    assert required == {"triton_url"}
+    tasks = root["dag"]["tasks"]
+    first = {name for name, task in tasks.items() if not task.get("dependentTasks")}
+    assert first == {"check-triton"}
+    asked, given = (document["inputs"]["parameters"] for document in (tasks["check-triton"], _promote(documents)))
+    assert asked["triton_url"] == {"componentInputParameter": "triton_url"}
+    assert given["triton_url"] == {"componentInputParameter": "pipelinechannel--triton_url"}
+
+
+def _promote(documents: list[dict[str, Any]]) -> dict[str, Any]:
+    branches = documents[0]["components"].values()
+    return next(tasks["promote"] for b in branches if "promote" in (tasks := b.get("dag", {}).get("tasks", {})))
+
+
 def _pipeline_edges(spec: dict[str, Any]) -> set[tuple[str, str]]:
     """(producer, consumer) between stages; what lies between two stages is passed through."""
     producers: dict[str, set[str]] = {}

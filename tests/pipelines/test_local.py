@@ -10,6 +10,7 @@ import psutil
 import pytest
 from kfp import compiler, dsl
 
+from pipelines.compile import COMPILED
 from pipelines.local import Event, StepFailed, run_pipeline
 
 
@@ -112,6 +113,19 @@ def test_the_next_run_carries_on_and_a_change_runs_again(compiled: Path, tmp_pat
     assert (tmp_path / "made.log").read_text() == "made\n"
     run(compiled, tmp_path, text="bad")
     assert (tmp_path / "made.log").read_text() == "made\nmade\n"
+
+
+def test_the_factory_ends_at_its_first_step_when_it_is_not_told_where_to_serve(tmp_path: Path) -> None:
+    events: list[Event] = []
+    arguments = {"triton_url": "", "workspace": str(tmp_path / "ws"), "repository": str(tmp_path / "models")}
+    with pytest.raises(StepFailed, match=r"check-triton: `triton_url` is '', which is no HOST:PORT") as caught:
+        run_pipeline(COMPILED / "factory.yaml", arguments, tmp_path / "kfp", tmp_path / "run.log", events.append)
+    assert caught.value.exit_code == 2
+    assert {event.step for event in events} == {"check-triton"}
+    del arguments["triton_url"]
+    with pytest.raises(StepFailed):
+        run_pipeline(COMPILED / "factory.yaml", arguments, tmp_path / "kfp", tmp_path / "run.log", events.append)
+    assert "missing 1 required argument: triton_url" in (tmp_path / "run.log").read_text()
 
 
 def test_a_terminated_run_ends_its_steps(compiled: Path, tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def test_a_second_run_with_nothing_changed_reuses_everything(
     again = factory.mira("run", "--sites", str(factory.folder / "demo" / "sites.yaml"), policy=with_gain_of(-100.0))
     assert again.returncode == 0, again.stdout + again.stderr
     ran = {line.split()[1] for line in again.stdout.splitlines() if line.strip().startswith("done")}
-    assert ran == {"champion", "promote", "report"}
+    assert ran == {"check-triton", "champion", "promote", "report"}
     assert json.loads(factory.mira("status", "--json").stdout)["version"] == 1
 
 
@@ -151,7 +151,7 @@ def test_a_refused_candidate_leaves_what_serves(factory: Factory, promoted: subp
     assert refused.returncode == 4, refused.stdout + refused.stderr
     assert "what served still serves" in refused.stdout
     ran = {line.split()[1] for line in refused.stdout.splitlines() if line.strip().startswith("done")}
-    assert ran == {"champion", "gate", "report-2"}
+    assert ran == {"check-triton", "champion", "gate", "report-2"}
     assert json.loads(factory.mira("status", "--json").stdout)["version"] == 1
     assert "100" in (factory.workspace / "report.html").read_text()
 

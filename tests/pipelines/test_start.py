@@ -30,9 +30,10 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr("components.tracking.prepare", lambda uri: "0")
     monkeypatch.setattr(released, "ROOT", tmp_path / "released")
 
-    def ask(**train: object) -> dict[str, Any]:
+    def ask(promote: dict[str, object] | None = None, **train: object) -> dict[str, Any]:
         parameters = yaml.safe_load((ROOT / "params.yaml").read_text())
         parameters["train"] |= train
+        parameters["promote"] |= promote or {}
         verb.run_factory(tmp_path, sites, parameters, tmp_path / "models", "{}")
         return seen[-1]
 
@@ -60,3 +61,8 @@ def test_the_cache_sees_which_weights_a_run_begins_from(asked: Any, tmp_path: Pa
 def test_a_run_without_released_weights_ends_before_its_first_step(asked: Any) -> None:
     with pytest.raises(ConfigurationError, match="no released weights of size tiny"):
         asked(start_from="released")
+
+
+def test_a_run_on_this_machine_serves_beside_itself_unless_it_is_told_of_a_triton(asked: Any) -> None:
+    assert asked()["triton_url"] == "embedded"
+    assert asked({"url": "triton:8001"})["triton_url"] == "triton:8001"
