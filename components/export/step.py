@@ -43,6 +43,8 @@ class ExportSummary(Record):
 def export(networks: list[Path], version: Path, pairs: Path, out: Path, config: ExportConfig) -> ExportSummary:
     """Export the networks of a registered version, and compare each engine with torch in its native units.
 
+    Single-task networks that the gate left out are not exported.
+
     Args:
         networks: checkpoint folders.
         version: version.json that register wrote, or the folder that holds it.
@@ -66,7 +68,7 @@ def export(networks: list[Path], version: Path, pairs: Path, out: Path, config: 
             restorer, checkpoint = load_restorer(folder)
             check_registered(folder, checkpoint, registered)
             if broken := registered.get("left_out", {}).get(checkpoint.network):
-                announce(f"export: {checkpoint.network} is left out, since the gate found that it breaks {broken}")
+                announce(f"export: {checkpoint.network} is left out, since alone it breaks {', '.join(broken)}")
                 continue
             name = checkpoint.served_name
             announce(f"export {name}, {number + 1} of {len(networks)}")

@@ -12,12 +12,8 @@ from mira.tasks import Task
 
 Status = Literal["pass", "warn", "fail", "not decidable", "not applicable"]
 _ORDER: tuple[Status, ...] = ("not applicable", "pass", "warn", "not decidable", "fail")
-OF_IMAGES = (
-    "gain_db",
-    "clinical",
-    "clinical_worst",
-    "local_minus_test_gain_db",
-)  # figures of the restored images of one network alone
+# figures of the restored images of one network alone
+OF_IMAGES = ("gain_db", "clinical", "clinical_worst", "local_minus_test_gain_db")
 
 
 class Finding(Record):
@@ -106,7 +102,10 @@ def judge(gate: Gate, evaluation: Evaluation, profile: str) -> RuleResult:
 
 
 def judge_alone(gates: Iterable[Gate], evaluation: Evaluation, profile: str, network: str) -> list[str]:
-    """Ids of the `must` rules about images that a single-task network breaks, as if it were the candidate."""
+    """Ids of the `must` rules about images that a single-task network breaks, as if it were the candidate.
+
+    `evidence` stands alone for a network that was not measured: a task that the unified network lacks has no rows.
+    """
     alone = evaluation.model_copy(
         update={
             "rows": [row.model_copy(update={"network": UNIFIED}) for row in evaluation.rows if row.network == network],
@@ -115,6 +114,8 @@ def judge_alone(gates: Iterable[Gate], evaluation: Evaluation, profile: str, net
             "indicators": [],
         }
     )
+    if not alone.rows:
+        return ["evidence"]
     own = (gate for gate in gates if gate.figure in OF_IMAGES and gate.severity == "must")
     return [gate.id for gate in own if judge(gate, alone, profile).status == "fail"]
 

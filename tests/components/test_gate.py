@@ -185,6 +185,14 @@ def test_a_single_task_network_that_breaks_a_rule_is_left_out(tmp_path, bad, bro
     assert ("ct-denoising is not exported: alone, it breaks" in text) == bool(broken)
 
 
+def test_a_single_task_network_that_was_not_measured_is_left_out(tmp_path):
+    def unmeasured(rows, comparisons):
+        rows[:] = [row for row in rows if row.network != "pet-synthesis"]
+
+    _, _, decision = decide(tmp_path, change=unmeasured)
+    assert decision["left_out"] == {"pet-synthesis": ["evidence"]}
+
+
 def test_an_evaluation_with_no_rows_fails(tmp_path):
     summary, rules, _ = decide(tmp_path, tasks=())
     assert not summary.approved

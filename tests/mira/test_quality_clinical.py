@@ -110,11 +110,13 @@ def test_bootstrap_bounds():
     assert paired_bootstrap(first, second, seed=1) == result
 
 
-def test_bounds_of_few_patients_are_on_the_wrong_side_no_more_often_than_they_say():
-    rng, nothing = np.random.default_rng(0), dict.fromkeys("abcde", 0.0)
-    drawn = [dict(zip("abcde", rng.normal(size=5), strict=True)) for _ in range(400)]
+@pytest.mark.parametrize(("patients", "most"), [("abc", 0.14), ("abcd", 0.09), ("abcde", 0.08)])
+def test_bounds_of_few_patients_are_on_the_wrong_side_hardly_more_often_than_they_say(patients, most):
+    """0.05 is meant; plain percentiles give 0.18, 0.11 and 0.10."""
+    rng, nothing = np.random.default_rng(0), dict.fromkeys(patients, 0.0)
+    drawn = [dict(zip(patients, rng.normal(size=len(patients)), strict=True)) for _ in range(400)]
     wrong = sum(paired_bootstrap(values, nothing, seed=k).lower > 0 for k, values in enumerate(drawn))
-    assert 0.02 < wrong / 400 < 0.08  # 0.05; the plain percentile is at 0.10
+    assert 0.02 < wrong / 400 < most
 
 
 def test_bootstrap_resamples_patients_in_pairs():

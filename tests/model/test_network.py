@@ -246,13 +246,17 @@ def test_noise_around_little_activity_adds_none_and_borders_are_as_the_centre():
     assert padded[..., 48:].min() >= truth.max() / units.LOCAL_LIMIT
 
 
-def test_what_a_blunted_lesion_lifts_its_surroundings_by():
+@pytest.mark.parametrize(
+    ("tissue", "side", "uptake", "share", "lifted"),
+    [(1.0, 3, 20.0, 0.6, (1.1, 1.2)), (0.3, 6, 10.0, 0.5, (0.50, 0.52))],
+)
+def test_what_a_blunted_lesion_lifts_its_surroundings_by(tissue, side, uptake, share, lifted):
     """The price of the local mean: what a network takes from a hot spot, the square around it gets (decision 23)."""
-    source = torch.full((1, 1, 65, 65), 1.0 / units.PET_RANGE)
-    source[..., 31:34, 31:34] = 20.0 / units.PET_RANGE
-    blunted = torch.where(source > source.min(), 0.6 * source, source)
+    source = torch.full((1, 1, 65, 65), tissue / units.PET_RANGE)
+    source[..., 31 : 31 + side, 31 : 31 + side] = uptake / units.PET_RANGE
+    blunted = torch.where(source > source.min(), share * source, source)
     kept = units.scaled_to_local_mean(blunted, source) * units.PET_RANGE
     assert blunted.max() < kept.max() / units.PET_RANGE < source.max()
-    beside = kept[0, 0, 32, 36]
-    assert 1.1 < beside < 1.2
-    assert torch.equal(kept[..., :22, :], torch.ones_like(kept[..., :22, :]))
+    beside = kept[0, 0, 32, 33 + side]
+    assert lifted[0] < beside < lifted[1]
+    assert torch.equal(kept[..., :22, :], (source * units.PET_RANGE)[..., :22, :])
