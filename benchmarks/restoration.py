@@ -15,9 +15,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.study import findings, plots, quantities
+from benchmarks.study import declarations, findings, plots, quantities
 from benchmarks.study.measuring import SHUFFLED, Blank, Cost, cost_of, count_blank, load_network, measure_all
-from benchmarks.study.training import ALL, Budget, plan, train_all
+from benchmarks.study.training import ALL, Budget, Training, plan, train_all
 from mira.pairs import read_index
 from mira.storage import write_json, write_text
 from mira.tasks import Task
@@ -36,6 +36,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", nargs="+", metavar="NAME=DIR", help="pair stores; a study for each")
     parser.add_argument("--steps", nargs="+", type=int, default=[1000], help="budgets: optimiser steps per task")
+    seeds = "seeds of MIRA-Net and its ablations, whose figures are means over them; rivals take the first alone"
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1], help=seeds)
     parser.add_argument("--size", default="tiny", help="size of MIRA-Net")
     names = "baselines of model/baselines.py, or NAME@RATE for a learning rate of its own"
     parser.add_argument("--rivals", nargs="*", default=list(RIVALS), help=names)
@@ -84,6 +86,8 @@ def _phantoms(work: Path) -> Path:
 
 def _study(name: str, pairs: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """One pair store: train, measure, compare, write, and print."""
+    import pandas as pd
+
     from benchmarks.study.measuring import PROFILES
     from components.evaluate.aggregate import case_table, indicators, slice_table
 
@@ -92,38 +96,47 @@ def _study(name: str, pairs: Path, arguments: argparse.Namespace) -> dict[str, A
     tables: dict[int, pd.DataFrame] = {}
     costs: dict[str, Cost] = {}
     trained_seconds: dict[str, float] = {}
-    measured: list[Any] = []
+    told: dict[int, list[Indicator]] = {}
+    declared: list[declarations.Declaration] = []
+    cases: pd.DataFrame | None = None
     for steps in sorted(arguments.steps):
-        trained = []
-        for item in train_all(
-            pairs,
-            plan(tasks, arguments.rivals, arguments.size),
-            Budget(steps),
-            arguments.work / "networks",
-            arguments.workers,
-        ):
-            print(f"{name}: {item.training.name}, {item.steps} steps, {item.seconds:.0f} s", file=sys.stderr)
-            trained.append(item)
-            trained_seconds[f"{steps}/{item.training.name}"] = round(item.seconds, 1)
-        measured = measure_all(pairs, trained, arguments.slices, seed=0)
-        tables[steps] = slice_table(measured, PROFILES)
-        for item in trained:
-            name_of, network = item.training.name, item.training.network
-            if name_of not in costs:  # what a network has learnt does not change what it costs
-                same = (cost for known, cost in costs.items() if known.partition(":")[0].partition("@")[0] == network)
-                costs[name_of] = next(same, None) or cost_of(load_network(item), 1 if arguments.quick else 3)
+        parts, of_cases = [], []
+        for seed in arguments.seeds:
+            trained = []
+            rivals = arguments.rivals if seed == arguments.seeds[0] else ()
+            trainings = plan(tasks, rivals, arguments.size)
+            for item in train_all(
+                pairs, trainings, Budget(steps, seed=seed), arguments.work / "networks", arguments.workers
+            ):
+                what = f"{item.training.name}, seed {seed}"
+                print(f"{name}: {what}, {item.steps} steps, {item.seconds:.0f} s", file=sys.stderr)
+                trained.append(item)
+                trained_seconds[f"{steps}/{what}"] = round(item.seconds, 1)
+            measured = measure_all(pairs, trained, arguments.slices, seed=0)
+            slices = slice_table(measured, PROFILES)
+            parts.append(slices.assign(seed=seed))
+            of_cases.append(case_table(measured, slices).assign(seed=seed))
+            told[seed] = indicators(measured)
+            unified = next(item for item in trained if item.training == Training(arguments.size, ALL))
+            if seed == arguments.seeds[0]:
+                declared = declarations.declarations(pairs, load_network(unified))
+            for item in trained:
+                name_of, network = item.training.name, item.training.network
+                if name_of not in costs:  # what a network has learnt does not change what it costs
+                    same = (c for known, c in costs.items() if known.partition(":")[0].partition("@")[0] == network)
+                    costs[name_of] = next(same, None) or cost_of(load_network(item), 1 if arguments.quick else 3)
+        tables[steps], cases = pd.concat(parts), pd.concat(of_cases)
     final = tables[max(tables)]
+    assert cases is not None
     folder = arguments.work / name
     folder.mkdir(parents=True, exist_ok=True)
     for steps, table in tables.items():
         table.to_parquet(folder / f"slices-{steps}.parquet", index=False)
-    cases = case_table(measured, final)
     cases.to_parquet(folder / f"cases-{max(tables)}.parquet", index=False)
     found = findings.differences(final, arguments.size, PROFILE, name)
     kept = quantities.biases(cases, arguments.size)
-    told = indicators(measured)
     blank = count_blank(pairs)
-    text = _page(name, final, found, kept, told, costs, arguments, len(index.pairs), blank)
+    text = _page(name, final, found, kept, told, declared, costs, arguments, len(index.pairs), blank)
     write_text(folder / "study.md", text)
     print(text)
     plots.quality_against_cost(tables, costs, PROFILE, folder / "quality-against-cost.png")
@@ -138,7 +151,9 @@ def _study(name: str, pairs: Path, arguments: argparse.Namespace) -> dict[str, A
         "quantities": quantities.as_json(kept),
         "costs": {network: asdict(cost) for network, cost in costs.items()},
         "training_seconds": trained_seconds,
-        "indicators": [item.model_dump(mode="json") for item in told],
+        "seeds": arguments.seeds,
+        "indicators": {seed: [item.model_dump(mode="json") for item in items] for seed, items in told.items()},
+        "declarations": declarations.as_json(declared),
         "blank": asdict(blank),
         "data_version": index.data_version,
     }
@@ -149,7 +164,8 @@ def _page(
     table: "pd.DataFrame",
     found: list[findings.Difference],
     kept: list[quantities.Bias],
-    told: "list[Indicator]",
+    told: "dict[int, list[Indicator]]",
+    declared: list[declarations.Declaration],
     costs: dict[str, Cost],
     arguments: argparse.Namespace,
     pairs: int,
@@ -157,31 +173,37 @@ def _page(
 ) -> str:
     """The study's tables."""
     size = arguments.size
+    seeds = arguments.seeds
+    means = "" if len(seeds) == 1 else f", MIRA-Net and its ablations as means over {len(seeds)} seeds"
     parts = [
-        f"## {name}: {max(arguments.steps)} steps per task, {pairs} pairs\n",
+        f"## {name}: {max(arguments.steps)} steps per task, {pairs} pairs{means}\n",
         f"Profile {PROFILE}; slices of test and local patients; simulated degradation. RMSE in HU, SUV and MR a.u.\n",
         findings.blank_line(blank),
     ]
     names = [task.value for task in Task]
     parts += [f"### {task}\n\n{findings.network_table(table, costs, PROFILE, task)}\n" for task in names]
-    wanted = [
+    own = [
         (f"{size}:{ALL}", f"{size}:TASK"),
         (f"{size}:{ALL}", f"{size}-unguided:{ALL}"),
         (f"{size}:{ALL}", f"{size}-label:{ALL}"),
         (f"{size}:{ALL}", SHUFFLED),
-        *((ours, f"{rival}:TASK") for rival in arguments.rivals for ours in (f"{size}:{ALL}", f"{size}:TASK")),
     ]
+    rivals = [(ours, f"{rival}:TASK") for rival in arguments.rivals for ours in (f"{size}:{ALL}", f"{size}:TASK")]
     parts.append(
         "### Paired differences\n\nMean over patients (test and local) with the one-sided 95 % bounds.\n\n"
-        + findings.difference_table(found, wanted)
+        + findings.difference_table(found, [*own, *rivals])
         + "\n"
     )
+    if len(seeds) > 1:
+        parts.append(f"### Seed by seed\n\n{findings.seed_table(table, own, PROFILE, name)}\n")
     parts.append(
-        "### Quantities\n\nTest minus reference, test and local patients; the worst is one patient at one level.\n\n"
+        "### Quantities\n\nBias: test minus reference. Change: test minus degraded input, what restoring itself did. "
+        "Test and local patients; the worst is one patient at one level, and of one seed.\n\n"
         + quantities.quantity_table(kept)
         + "\n"
     )
     parts.append(f"### What the unified network says of its input\n\n{findings.indicator_table(told)}\n")
+    parts.append(f"### Wrong declarations\n\n{declarations.declaration_table(declared)}\n")
     parts.append(f"### By site and level\n\n{findings.strata_table(table, size, PROFILE)}\n")
     return "\n".join(parts)
 

@@ -200,8 +200,26 @@ def difference_table(found: Sequence[Difference], wanted: Sequence[tuple[str, st
                 None,
             )
             cells.append(f"{item.mean:+.2f} [{item.lower:+.2f}, {item.upper:+.2f}], n={item.patients}" if item else "")
-        rows.append([cell.replace(":TASK", " (single-task)").replace(f":{ALL}", " (unified)") for cell in cells])
+        rows.append([_in_words(cell) for cell in cells])
     return markdown(["PSNR difference, dB", *(task.value for task in Task)], rows)
+
+
+def _in_words(names: str) -> str:
+    return names.replace(":TASK", " (single-task)").replace(f":{ALL}", " (unified)")
+
+
+def seed_table(table: "pd.DataFrame", wanted: Sequence[tuple[str, str]], profile: str, data: str) -> str:
+    """Paired differences, one row per comparison and seed: how much of a difference is luck of weights and patches."""
+    rows = []
+    for first, second in wanted:
+        for seed, part in table.groupby("seed"):
+            cells = [_in_words(f"{first} − {second}"), str(seed)]
+            for task in (task.value for task in Task):
+                one, other = (name.replace("TASK", task) for name in (first, second))
+                item = difference(part, one, other, task, profile, data, "both")
+                cells.append(f"{item.mean:+.2f}" if item else "")
+            rows.append(cells)
+    return markdown(["PSNR difference, dB", "seed", *(task.value for task in Task)], rows)
 
 
 def strata_table(table: "pd.DataFrame", size: str, profile: str) -> str:
@@ -229,22 +247,25 @@ def strata_table(table: "pd.DataFrame", size: str, profile: str) -> str:
     return markdown(header, rows)
 
 
-def indicator_table(found: "Sequence[Indicator]") -> str:
-    """What the unified network says of its input, by task and split."""
+def indicator_table(found: "Mapping[int, Sequence[Indicator]]") -> str:
+    """What the unified network of each seed says of its input, by task and split."""
     rows = [
         [
             item.task.value,
             item.split,
+            str(seed),
             str(item.slices),
             f"{100 * item.modality_accuracy:.1f}",
             "" if item.severity_correlation is None else f"{item.severity_correlation:.2f}",
             "" if item.severity_correlation_within is None else f"{item.severity_correlation_within:.2f}",
+            "" if item.error_correlation is None else f"{item.error_correlation:.2f}",
             f"{item.severity_error:.2f}",
         ]
-        for item in found
+        for seed, items in found.items()
+        for item in items
     ]
-    header = ["task", "split", "slices", "modality right, %", "severity rank correlation", "within a case", "its error"]
-    return markdown(header, rows)
+    header = ["task", "split", "seed", "slices", "modality right, %", "severity rank correlation", "within a case"]
+    return markdown([*header, "with the input's error", "mean error"], rows)
 
 
 def as_json(found: Sequence[Difference]) -> list[dict[str, Any]]:

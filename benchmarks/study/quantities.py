@@ -46,6 +46,9 @@ QUANTITIES = (
 class Bias:
     """Bias of a quantity in the images of one network, test minus reference, over test and local patients.
 
+    A bias can be that of the input (the noise of a lesion's own counts, the share of an edge that a cut k-space spreads
+    beyond it); `change` tells what restoring itself did.
+
     Attributes:
         task: the task.
         quantity: clinical figure.
@@ -53,10 +56,13 @@ class Bias:
         network: the network, `input` for the degraded image itself.
         mean: mean over patients of each one's mean over cases and levels.
         by_level: mean over patients at each level, the mildest first.
-        worst: the largest by size over patients and levels, with its sign.
+        worst: the largest by size over patients, levels and seeds, with its sign.
         worst_at: site and level of the worst.
+        change_by_level: the same as `by_level` of test minus degraded input.
+        change_worst: the largest change by size over patients, levels and seeds, with its sign.
         patients: patients measured.
-        within: how many of them are within the bar at every level; None without a bar.
+        within: how many of them are within the bar at every level and seed; None without a bar.
+        change_within: how many are changed by no more than the bar at every level and seed; None without a bar.
         bar: the largest bias that is allowed, None without a bar.
         meets: whether the mean is within the bar.
     """
@@ -69,8 +75,11 @@ class Bias:
     by_level: dict[str, float]
     worst: float
     worst_at: str
+    change_by_level: dict[str, float]
+    change_worst: float
     patients: int
     within: int | None
+    change_within: int | None
     bar: float | None
     meets: bool | None
 
@@ -79,35 +88,45 @@ def bias(cases: "pd.DataFrame", quantity: Quantity, network: str) -> Bias | None
     """Bias of a quantity in a network's images; None where it was not measured.
 
     Args:
-        cases: what `components.evaluate.aggregate.case_table` gives; every profile holds the same figures.
+        cases: what `components.evaluate.aggregate.case_table` gives, with the column `seed`; every profile holds the
+            same figures.
         quantity: the quantity.
         network: the network.
     """
     if quantity.column not in cases.columns:
         return None
-    part = cases[(cases.task == quantity.task) & (cases.network == network) & cases[quantity.column].notna()]
-    if not len(part):
+    measured = cases[(cases.task == quantity.task) & cases[quantity.column].notna()]
+    keys = ["patient", "site", "level", "seed"]
+    by_network = {name: part.groupby(keys)[quantity.column].mean() for name, part in measured.groupby("network")}
+    if network not in by_network:
         return None
-    part = part.drop_duplicates(["case_id", "level"])
-    by_level = part.groupby(["patient", "site", "level"])[quantity.column].mean()
-    worst = by_level.index[int(by_level.abs().to_numpy().argmax())]
-    means, largest = by_level.groupby("patient").mean(), by_level.abs().groupby("patient").max()
-    levels = by_level.groupby("level").mean()
+    found = by_network[network]
+    change = (found - by_network[INPUT]).dropna()
+    worst = found.index[int(found.abs().to_numpy().argmax())]
+    means = found.groupby("patient").mean()
     bar = quantity.bar
+
+    def levels(values: "pd.Series[float]") -> dict[str, float]:
+        own = values.groupby(["level", "patient"]).mean().groupby("level").mean()
+        return {f"{x:g}": float(own[x]) for x in sorted(own.index, key=lambda x: severity(quantity.task, x))}
+
+    def within(values: "pd.Series[float]") -> int | None:
+        return None if bar is None else int((values.abs().groupby("patient").max() <= bar).sum())
+
     return Bias(
         task=quantity.task.value,
         quantity=quantity.column,
         unit=quantity.unit,
         network=network,
         mean=float(means.mean()),
-        by_level={
-            f"{level:g}": float(levels[level])
-            for level in sorted(levels.index, key=lambda x: severity(quantity.task, x))
-        },
-        worst=float(by_level[worst]),
+        by_level=levels(found),
+        worst=float(found[worst]),
         worst_at=f"{worst[1]}, {worst[2]:g}",
+        change_by_level=levels(change),
+        change_worst=float(change.iloc[int(change.abs().to_numpy().argmax())]),
         patients=len(means),
-        within=None if bar is None else int((largest <= bar).sum()),
+        within=within(found),
+        change_within=within(change),
         bar=bar,
         meets=None if bar is None else bool(abs(means.mean()) <= bar),
     )
@@ -137,9 +156,10 @@ def quantity_table(found: Sequence[Bias]) -> str:
                 f"{names[item.quantity]}, {item.unit}",
                 network,
                 f"{item.mean:+.2f}",
-                ", ".join(f"{value:+.1f} ({level})" for level, value in item.by_level.items()),
+                _levels(item.by_level),
                 f"{item.worst:+.2f} ({item.worst_at})",
                 f"{item.patients}" if item.within is None else f"{item.within} of {item.patients}",
+                *(("", "", "") if item.network == INPUT else _change(item)),
                 "" if item.bar is None else f"{item.bar:g}",
                 "" if item.meets is None else "met" if item.meets else "missed",
             ]
@@ -148,12 +168,24 @@ def quantity_table(found: Sequence[Bias]) -> str:
         "quantity",
         "image",
         "mean bias",
-        "by level",
+        "bias by level",
         "worst patient (site, level)",
         "patients within at all levels",
+        "change by level",
+        "worst change",
+        "patients changed by less at all levels",
         "bar",
     ]
-    return markdown([*header, "by the mean"], rows)
+    return markdown([*header, "mean bias"], rows)
+
+
+def _levels(values: dict[str, float]) -> str:
+    return ", ".join(f"{value:+.1f} ({level})" for level, value in values.items())
+
+
+def _change(item: Bias) -> tuple[str, str, str]:
+    within = "" if item.change_within is None else f"{item.change_within} of {item.patients}"
+    return _levels(item.change_by_level), f"{item.change_worst:+.2f}", within
 
 
 def keys_of(found: Sequence[Bias], size: str) -> dict[str, dict[str, Any]]:
@@ -165,6 +197,8 @@ def keys_of(found: Sequence[Bias], size: str) -> dict[str, dict[str, Any]]:
             own = result.setdefault(item.task, {})
             own[f"{who}{item.quantity}"] = item.mean
             own[f"{who}{item.quantity}_worst"] = item.worst
+            if item.network != INPUT:
+                own[f"{item.quantity}_change_worst"] = item.change_worst
     return result
 
 

@@ -160,6 +160,7 @@ def indicators(measured: Iterable[Measured]) -> list[Indicator]:
                 modality_accuracy=float(np.mean(probability.argmax(axis=1) == right)),
                 severity_correlation=float(spearmanr(truth, estimate).statistic) if varied else None,
                 severity_correlation_within=within_cases(items),
+                error_correlation=with_error(items),
                 severity_error=float(np.mean(np.abs(truth - estimate))),
             )
         )
@@ -180,6 +181,16 @@ def within_cases(items: Sequence[Measured]) -> float | None:
     columns = [tuple(zip(*pairs, strict=True)) for pairs in levels.values()]
     found = [spearmanr(*both).statistic for both in columns if all(len(set(values)) > 1 for values in both)]
     return float(np.mean(found)) if found else None
+
+
+def with_error(items: Sequence[Measured]) -> float | None:
+    """Rank correlation over pairs of the mean estimate of degradation and the error of the degraded input."""
+    from scipy.stats import spearmanr
+
+    both = [(m.input_error, m.degradation.mean()) for m in items if m.degradation is not None and m.input_error]
+    if len(both) < 2 or any(len(set(values)) < 2 for values in zip(*both, strict=True)):
+        return None
+    return float(spearmanr(both).statistic)
 
 
 def summarise(slices: "pd.DataFrame", profile: str) -> dict[str, dict[str, dict[str, float | None]]]:

@@ -68,6 +68,8 @@ class Measured:
         clinical: clinical figures by network.
         modality_probability: float32 [S, 3] of the unified network.
         degradation: float32 [S] of the unified network.
+        input_error: root mean square error of the degraded slices in the foreground, in HU, SUV or multiples of the MR
+            scale; None without foreground.
         restored: the slices themselves by network, `input` among them.
         predicted_error: float32 [S, H, W] of the unified network, one standard deviation in native units, where it
             has an error map.
@@ -78,6 +80,7 @@ class Measured:
     clinical: dict[str, dict[str, float]] = field(default_factory=dict)
     modality_probability: NDArray[np.float32] | None = None
     degradation: NDArray[np.float32] | None = None
+    input_error: float | None = None
     restored: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     predicted_error: NDArray[np.float32] | None = None
 
@@ -166,7 +169,7 @@ def measure(
     from model.inference import restore_volume, shared_instruction
 
     pair = slices.pair
-    result = Measured(pair)
+    result = Measured(pair, input_error=_input_error(slices))
     images = {INPUT: slices.degraded}
     for name, network in networks.items():
         instruction = shared_instruction(network, slices.probes, pair.modality, pair.mr_scale)
@@ -189,6 +192,14 @@ def measure(
             result.slices[name, profile] = known[convention]
     result.restored = images
     return result
+
+
+def _input_error(slices: Slices) -> float | None:
+    shown = foreground(slices.reference, slices.pair.modality)
+    if not shown.any():
+        return None
+    error = slices.degraded[shown].astype(np.float64) - slices.reference[shown]
+    return float(np.sqrt(np.mean(error * error))) / (slices.pair.mr_scale or 1.0)
 
 
 def clinical_figures(slices: Slices, image: NDArray[np.float32], region: NDArray[np.bool_]) -> dict[str, float]:

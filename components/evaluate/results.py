@@ -103,6 +103,9 @@ class Indicator(Record):
         severity_correlation_within: the same over the levels of one case, averaged over the cases that have several.
             A patient at half the dose of one scanner may look like another at a tenth of another's: what an image
             shows is its noise, so that only levels of the same case can be told in their order.
+        error_correlation: Spearman correlation, over cases and levels, of the mean estimate with the error of the
+            degraded input (root mean square in the foreground, of MR in multiples of its scale): whether the estimate
+            ranks images by how far they really are from their references. None with fewer than two.
         severity_error: mean absolute error of the severity.
     """
 
@@ -112,6 +115,7 @@ class Indicator(Record):
     modality_accuracy: float
     severity_correlation: float | None
     severity_correlation_within: float | None = None
+    error_correlation: float | None = None
     severity_error: float
 
 

@@ -5,8 +5,10 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from benchmarks.study import findings, plots
+from benchmarks.study.declarations import declaration_table, declarations
 from benchmarks.study.measuring import (
     CLASSICAL,
     SHUFFLED,
@@ -22,7 +24,7 @@ from benchmarks.study.measuring import (
 from benchmarks.study.training import Budget, Training, train_all
 from components.evaluate import measure
 from components.evaluate.aggregate import slice_table
-from mira.tasks import Task
+from mira.tasks import Modality, Task
 from mira.volume import Volume, read_nifti, write_nifti
 from model.config import size_config
 from model.network import MiraNet
@@ -84,6 +86,39 @@ def test_keys_and_tables():
     differences = findings.difference_table(found, [("tiny:unified", "tiny:TASK")])
     assert differences.count("n=4") == 3
     assert findings.strata_table(table, "tiny", "amir").count("\n") == 1 + 3 * 4 * 2
+
+
+def test_seeds_stand_apart_and_count_together():
+    better = slices()
+    better.loc[better.network == "tiny:unified", "psnr"] += 1
+    table = pd.concat([slices().assign(seed=1), better.assign(seed=2)])
+    lines = findings.seed_table(table, [("tiny:unified", "tiny:TASK")], "amir", "made up").splitlines()
+    assert lines[2:] == [
+        "| tiny (unified) − tiny (single-task) | 1 | -0.10 | -0.10 | -0.10 |",
+        "| tiny (unified) − tiny (single-task) | 2 | +0.90 | +0.90 | +0.90 |",
+    ]
+    together = findings.difference(
+        table, "tiny:unified", "tiny:ct-denoising", "ct-denoising", "amir", "made up", "both"
+    )
+    assert together.mean == pytest.approx(0.5 - 0.1 * 1.015)
+
+
+def test_wrong_declarations_are_told(tmp_path):
+    make_pairs(tmp_path, 1, (("alpha", "train"), ("beta", "test"), ("gamma", "local")))
+    network = MiraNet(size_config("tiny"))
+    found = declarations(tmp_path, Restorer(network).eval())  # untrained: it cannot tell any modality
+    assert len(found) == 9
+    assert all(item.volumes == item.disagreement == item.warned for item in found)
+    for weights in network.guidance.modality.parameters():
+        torch.nn.init.zeros_(weights)
+    with torch.no_grad():
+        network.guidance.modality.bias[Modality.CT.number] = 20  # takes everything for CT
+    found = {(item.modality, item.declared): item for item in declarations(tmp_path, Restorer(network).eval())}
+    assert found[Modality.CT, Modality.CT].warned == 0
+    assert found[Modality.PET, Modality.CT].warned == 0
+    assert found[Modality.CT, Modality.PET].values == found[Modality.CT, Modality.PET].volumes  # air is no uptake
+    assert found[Modality.MR, Modality.MR].disagreement == found[Modality.MR, Modality.MR].volumes
+    assert "| CT | PET |" in declaration_table(list(found.values()))
 
 
 def test_blank_slices_are_counted_once_a_volume_and_told(tmp_path):

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from components.evaluate.aggregate import within_cases
+from components.evaluate.aggregate import with_error, within_cases
 from components.evaluate.measure import blank_slices, choose_slices, load_slices, measure
 from components.evaluate.reliability import ErrorCounts
 from components.evaluate.results import read_evaluation
@@ -115,6 +115,7 @@ def test_clinical_figures_and_indicators(run):
     assert len(evaluation.indicators) == 6
     assert all(0 <= i.modality_accuracy <= 1 and i.slices == 12 for i in evaluation.indicators)
     assert all(-1 <= i.severity_correlation_within <= 1 for i in evaluation.indicators)
+    assert all(-1 <= i.error_correlation <= 1 for i in evaluation.indicators)
 
 
 def test_the_order_of_levels_counts_within_a_case():
@@ -130,6 +131,17 @@ def test_the_order_of_levels_counts_within_a_case():
     unguided = [measured("c", 0.2, 0.0), measured("c", 0.5, 0.0)]  # a network without guidance estimates a constant
     assert within_cases(unguided) is None
     assert within_cases(noisy + unguided) == pytest.approx(1)
+
+
+def test_estimates_are_ranked_against_what_the_input_lost():
+    def measured(error: float | None, estimate: float) -> SimpleNamespace:
+        return SimpleNamespace(input_error=error, degradation=np.array([estimate - 0.1, estimate + 0.1]))
+
+    items = [measured(10, 0.2), measured(30, 0.4), measured(20, 0.6)]
+    assert with_error(items) == pytest.approx(0.5)
+    assert with_error([*items, measured(None, 0.9)]) == pytest.approx(0.5)  # nothing but air: no error to rank
+    assert with_error(items[:1]) is None
+    assert with_error([measured(10, 0.3), measured(20, 0.3)]) is None
 
 
 def test_lineage_of_the_networks_is_kept(run):
