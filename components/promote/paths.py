@@ -6,7 +6,7 @@ from typing import TypeVar
 from pydantic import Field
 
 from mira.cases import Record
-from mira.errors import ServingFailed
+from mira.errors import ConfigurationError, ServingFailed
 from mira.storage import read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -144,3 +144,15 @@ def station(workspace: Path, repository: Path | None = None) -> ServingPaths:
         advice = "Remove it, and name the repository once: --repository DIR"
         repository = recorded(paths.remembered, Remembered, advice).repository
     return paths if repository is None else paths.model_copy(update={"repository": repository})
+
+
+def known_station(workspace: Path, repository: Path | None = None) -> ServingPaths:
+    """`station` of a workspace that is there: a misspelt name must leave neither folder nor audit record.
+
+    Raises:
+        ConfigurationError: when there is no such folder.
+        Damaged: as `station`.
+    """
+    if not workspace.is_dir():
+        raise ConfigurationError(f"There is no workspace {workspace}, so nothing was done. Correct the name.")
+    return station(workspace, repository)

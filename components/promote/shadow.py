@@ -17,7 +17,7 @@ import numpy as np
 from components.promote import release, repository, server
 from components.promote.choice import keep_what_serves
 from components.promote.exported import MAIN_MODEL, read_release
-from components.promote.paths import station
+from components.promote.paths import known_station
 from components.promote.step import PromoteConfig
 from mira.cases import CaseRecord, Record, iterate_cases, read_volume
 from mira.client import RestorationClient, Restored
@@ -192,7 +192,7 @@ def add_shadow(subparsers: Any) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.slices < 1 or arguments.minutes <= 0:
         raise ConfigurationError("--slices and --minutes are positive numbers.")
-    paths = station(arguments.workspace, arguments.repository)
+    paths = known_station(arguments.workspace, arguments.repository)
     config = PromoteConfig(workspace=paths.workspace, repository=paths.repository)
     files = (arguments.exported, arguments.version, arguments.decision)
     report = shadow(files, arguments.cases, arguments.out, config, arguments.slices, arguments.minutes)

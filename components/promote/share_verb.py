@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from components.promote import share
-from components.promote.paths import station
+from components.promote.paths import known_station
 from components.promote.step import PromoteConfig
 from components.promote.verbs import WORKSPACE, add_choice, add_tracking, chosen, existing
 
@@ -48,7 +48,7 @@ def add_canary(subparsers: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    paths = station(arguments.workspace, arguments.repository)
+    paths = known_station(arguments.workspace, arguments.repository)
     config = PromoteConfig(
         **chosen(arguments),
         workspace=paths.workspace,

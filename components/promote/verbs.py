@@ -8,7 +8,7 @@ from typing import Any
 
 from components.promote import audit, registry, rollback, server, status, supervisor
 from components.promote.account import audited, settle_cut_off
-from components.promote.paths import ServingPaths, station
+from components.promote.paths import ServingPaths, known_station, station
 from components.promote.release import serve
 from components.promote.repository import locked, read_served
 from components.promote.signing import KEY_FILE_VARIABLE, KEY_VARIABLE, known_signer
@@ -175,18 +175,15 @@ def _say(text: str) -> None:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    paths = _paths(arguments)
     if arguments.stop:
-        if not paths.workspace.is_dir():
-            raise ConfigurationError(
-                f"There is no workspace {paths.workspace}, so nothing was stopped. Correct the name."
-            )
+        paths = known_station(arguments.workspace, arguments.repository)
         with audited(paths, "stop", "") as record:
             supervisor.stop(paths)
             stopped = server.stop(paths)
             record["outcome"] = "done" if stopped else "unchanged"
         _say("stopped" if stopped else "no server of this workspace was running")
         return 0
+    paths = _paths(arguments)
     with audited(paths, "serve", "") as record, locked(paths):
         known = server.running(paths)
         wanted = {name.replace("-", "_"): getattr(arguments, f"tls_{name.replace('-', '_')}") for name in TLS_OPTIONS}
@@ -243,14 +240,15 @@ def _promote(arguments: argparse.Namespace) -> int:
 
 
 def _rollback(arguments: argparse.Namespace) -> int:
-    summary = rollback.rollback(_paths(arguments), arguments.to, arguments.tracking_uri, arguments.why)
+    paths = known_station(arguments.workspace, arguments.repository)
+    summary = rollback.rollback(paths, arguments.to, arguments.tracking_uri, arguments.why)
     _say(f"version {summary.version} serves instead of {summary.before} at {summary.url} ({summary.seconds:.1f} s)")
     return 0
 
 
 def _approve(arguments: argparse.Namespace) -> int:
     digest = hash_file(existing(arguments.decision, "decision.json")) if arguments.decision else ""
-    paths = _paths(arguments)
+    paths = known_station(arguments.workspace, arguments.repository)
     if arguments.version < 1:
         raise ConfigurationError("VERSION is the number of a registered version, 1 or above.")
     if known_signer() is None:

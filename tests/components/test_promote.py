@@ -345,6 +345,7 @@ def test_state_of_a_process_that_is_gone_is_cleared(config):
 
 
 def test_status_and_approve_without_any_server(config, capsys):
+    config.workspace.mkdir(parents=True, exist_ok=True)
     where = ["--workspace", str(config.workspace), "--repository", str(config.repository)]
     assert main(["status", *where, "--json", "--tracking-uri", "off"]) == 0
     document = json.loads(capsys.readouterr().out)
@@ -357,8 +358,17 @@ def test_status_and_approve_without_any_server(config, capsys):
     assert status.read(config, "off").audit_records == 4
 
 
-def test_stop_makes_no_workspace_of_a_misspelt_name(tmp_path, capsys):
-    assert main(["serve", "--stop", "--workspace", str(tmp_path / "typo")]) == 2
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["serve", "--stop"],
+        ["rollback", "--to", "1"],
+        ["approve", "1", "--by", "A. Reader", "--why", "report read"],
+        ["canary", "stop"],
+    ],
+)
+def test_no_lever_makes_a_workspace_of_a_misspelt_name(tmp_path, capsys, words):
+    assert main([*words, "--workspace", str(tmp_path / "typo")]) == 2
     assert "There is no workspace" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 

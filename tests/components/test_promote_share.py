@@ -172,6 +172,7 @@ def test_the_verb_gives_only_what_was_chosen(config, files, monkeypatch):
         raise ServingFailed("far enough")
 
     monkeypatch.setattr(share, "start", start)
+    config.workspace.mkdir(parents=True, exist_ok=True)
     places = ["--version", str(files[1]), "--decision", str(files[2]), "--workspace", str(config.workspace)]
     for more in ([], ["--precision", "bf16", "--gpu", "plan"]):
         arguments = parser.parse_args(["canary", "start", str(files[0]), *places, *more])
