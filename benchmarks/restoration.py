@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.study import declarations, findings, plots, quantities
-from benchmarks.study.measuring import SHUFFLED, Blank, Cost, cost_of, count_blank, load_network, measure_all
+from benchmarks.study.measuring import (
+    CLASSICAL,
+    SHUFFLED,
+    Cost,
+    classical_settings,
+    cost_of,
+    count_blank,
+    load_network,
+    measure_all,
+)
 from benchmarks.study.training import ALL, Budget, Training, plan, train_all
 from mira.pairs import read_index
 from mira.storage import write_json, write_text
@@ -28,6 +37,7 @@ if TYPE_CHECKING:
     from components.evaluate.results import Indicator
 
 PROFILE = "amir"
+SECOND_PROFILE = "fixed"
 RIVALS = ("unet", "red-cnn-32", "restormer")
 
 
@@ -94,6 +104,7 @@ def _study(name: str, pairs: Path, arguments: argparse.Namespace) -> dict[str, A
     index = read_index(pairs)
     tasks = [task for task in Task if index.select("train", task=task)]
     tables: dict[int, pd.DataFrame] = {}
+    settings = classical_settings(pairs)
     costs: dict[str, Cost] = {}
     trained_seconds: dict[str, float] = {}
     told: dict[int, list[Indicator]] = {}
@@ -112,7 +123,7 @@ def _study(name: str, pairs: Path, arguments: argparse.Namespace) -> dict[str, A
                 print(f"{name}: {what}, {item.steps} steps, {item.seconds:.0f} s", file=sys.stderr)
                 trained.append(item)
                 trained_seconds[f"{steps}/{what}"] = round(item.seconds, 1)
-            measured = measure_all(pairs, trained, arguments.slices, seed=0)
+            measured = measure_all(pairs, trained, arguments.slices, seed=0, settings=settings)
             slices = slice_table(measured, PROFILES)
             parts.append(slices.assign(seed=seed))
             of_cases.append(case_table(measured, slices).assign(seed=seed))
@@ -136,7 +147,8 @@ def _study(name: str, pairs: Path, arguments: argparse.Namespace) -> dict[str, A
     found = findings.differences(final, arguments.size, PROFILE, name)
     kept = quantities.biases(cases, arguments.size)
     blank = count_blank(pairs)
-    text = _page(name, final, found, kept, told, declared, costs, arguments, len(index.pairs), blank)
+    remarks = [findings.classical_line(settings), findings.blank_line(blank)]
+    text = _page(name, final, found, kept, told, declared, costs, arguments, len(index.pairs), remarks)
     write_text(folder / "study.md", text)
     print(text)
     plots.quality_against_cost(tables, costs, PROFILE, folder / "quality-against-cost.png")
@@ -155,6 +167,7 @@ def _study(name: str, pairs: Path, arguments: argparse.Namespace) -> dict[str, A
         "indicators": {seed: [item.model_dump(mode="json") for item in items] for seed, items in told.items()},
         "declarations": declarations.as_json(declared),
         "blank": asdict(blank),
+        "classical": {task.value: asdict(setting) for task, setting in settings.items()},
         "data_version": index.data_version,
     }
 
@@ -169,7 +182,7 @@ def _page(
     costs: dict[str, Cost],
     arguments: argparse.Namespace,
     pairs: int,
-    blank: Blank,
+    remarks: list[str],
 ) -> str:
     """The study's tables."""
     size = arguments.size
@@ -178,7 +191,7 @@ def _page(
     parts = [
         f"## {name}: {max(arguments.steps)} steps per task, {pairs} pairs{means}\n",
         f"Profile {PROFILE}; slices of test and local patients; simulated degradation. RMSE in HU, SUV and MR a.u.\n",
-        findings.blank_line(blank),
+        *remarks,
     ]
     names = [task.value for task in Task]
     parts += [f"### {task}\n\n{findings.network_table(table, costs, PROFILE, task)}\n" for task in names]
@@ -187,6 +200,7 @@ def _page(
         (f"{size}:{ALL}", f"{size}-unguided:{ALL}"),
         (f"{size}:{ALL}", f"{size}-label:{ALL}"),
         (f"{size}:{ALL}", SHUFFLED),
+        (f"{size}:{ALL}", CLASSICAL),
     ]
     rivals = [(ours, f"{rival}:TASK") for rival in arguments.rivals for ours in (f"{size}:{ALL}", f"{size}:TASK")]
     parts.append(
@@ -205,6 +219,7 @@ def _page(
     parts.append(f"### What the unified network says of its input\n\n{findings.indicator_table(told)}\n")
     parts.append(f"### Wrong declarations\n\n{declarations.declaration_table(declared)}\n")
     parts.append(f"### By site and level\n\n{findings.strata_table(table, size, PROFILE)}\n")
+    parts.append(f"### In the profile {SECOND_PROFILE}\n\n{findings.profile_table(table, SECOND_PROFILE)}\n")
     return "\n".join(parts)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.study.measuring import CLASSICAL, SHUFFLED, Blank, Cost
+from benchmarks.study.measuring import CLASSICAL, SHUFFLED, Blank, Cost, Setting
 from benchmarks.study.training import ALL
 from mira.quality.statistics import PairedDifference, paired_bootstrap
 from mira.tasks import Task
@@ -81,6 +81,7 @@ def differences(table: "pd.DataFrame", size: str, profile: str, data: str) -> li
             (unified, SHUFFLED),
             (unified, INPUT),
             (single, CLASSICAL),
+            (unified, CLASSICAL),
             *((single, rival) for rival in rivals),
             *((unified, rival) for rival in rivals),
         ]
@@ -148,6 +149,18 @@ def blank_line(blank: Blank) -> str:
     )
 
 
+def classical_line(settings: Mapping[Task, Setting]) -> str:
+    """What the page says of the classical methods and their settings."""
+
+    def told(setting: Setting, unit: str) -> str:
+        return f"{setting.value:g} {unit}" + (", at the edge of what was tried" if setting.at_edge else "")
+
+    strength, sigma = told(settings[Task.CT_DENOISING], "x noise"), told(settings[Task.PET_SYNTHESIS], "pixels")
+    methods = f"CT non-local means ({strength}), PET a Gaussian (sigma {sigma}), MR the zero-filled input itself"
+    shuffled = "the unified network with the instruction of an image of another modality"
+    return f"`{CLASSICAL}`, tuned on validation patients: {methods}. `{SHUFFLED}`: {shuffled}.\n"
+
+
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = ["| " + " | ".join(header) + " |", "|" + "|".join("---" for _ in header) + "|"]
@@ -180,6 +193,19 @@ def network_table(table: "pd.DataFrame", costs: Mapping[str, Cost], profile: str
     header = ["network", "weights", "mult./px", "ms 512²"]
     header += [f"{what} {split}" for split in ("test", "local") for what in ("PSNR", "SSIM", "RMSE")]
     return markdown(header, rows)
+
+
+def profile_table(table: "pd.DataFrame", profile: str) -> str:
+    """PSNR, SSIM and RMSE of every network in another profile, test and local together, the input's row first."""
+    part = table[table.profile == profile]
+    rows = []
+    for task in (task.value for task in Task):
+        means = part[part.task == task].groupby("network")[["psnr", "ssim", "rmse"]].mean()
+        for network in sorted(means.index, key=lambda name: (name != INPUT, name != CLASSICAL, -means.psnr[name])):
+            figures = means.loc[network]
+            words = network.replace(f":{task}", "").replace(f":{ALL}", " (unified)")
+            rows.append([task, words, f"{figures.psnr:.2f}", f"{figures.ssim:.4f}", f"{figures.rmse:.3g}"])
+    return markdown(["task", "network", "PSNR", "SSIM", "RMSE"], rows)
 
 
 def difference_table(found: Sequence[Difference], wanted: Sequence[tuple[str, str]], split: str = "both") -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.study.training import ALL, Finished
-from mira.pairs import PairRecord, read_index
+from mira.pairs import read_index
 from mira.tasks import TASKS, Modality, Task
 
 if TYPE_CHECKING:
@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from model.restorer import Restorer
 
 PROFILES = ("amir", "fixed", "robust")
-SHUFFLED = "shuffled"  # the unified network, given the instruction of an image of another task
+SHUFFLED = "shuffled"  # the unified network, given the instruction of an image of another modality
 CLASSICAL = "classical"
-SIGMAS = (0.5, 0.75, 1.0, 1.5, 2.0)  # pixels, of the Gaussian filter for PET
+SIGMAS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0)  # pixels, of the Gaussian filter for PET
 TEXTURE = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32) / 6
-STRENGTHS = (0.4, 0.6, 0.8, 1.0, 1.3)  # of non-local means for CT, in multiples of the estimated noise
+# of non-local means for CT, in multiples of the estimated noise; TEXTURE sees little of the coarse noise of filtered
+# back-projection, so the best is far above one
+STRENGTHS = (0.8, 1.3, 2.0, 3.0, 4.0, 5.0, 6.5, 8.0)
 
 
 @dataclass(frozen=True)
@@ -104,21 +106,37 @@ def classical(images: NDArray[np.float32], task: Task, setting: float) -> NDArra
     return gaussian(images, setting) if task is Task.PET_SYNTHESIS else images
 
 
-def tune(pairs: Path, task: Task, records: Sequence[PairRecord], most: int) -> float:
-    """The setting of a task's classical method that is best in the mean over validation pairs."""
+@dataclass(frozen=True)
+class Setting:
+    """The setting of a task's classical method.
+
+    Attributes:
+        value: strength of non-local means, or sigma of the Gaussian in pixels.
+        at_edge: whether it is the weakest or the strongest that was tried, so that a better one may lie beyond.
+    """
+
+    value: float
+    at_edge: bool = False
+
+
+def classical_settings(pairs: Path, most: int = 3) -> dict[Task, Setting]:
+    """The setting of each task's classical method: the best in the mean over validation pairs, else a middling one."""
     from components.evaluate.measure import load_slices
     from mira.quality.metrics import measure_slices
 
-    if task is Task.MRI_SUPER_RESOLUTION or not records:
-        return 1.0
-    settings = STRENGTHS if task is Task.CT_DENOISING else SIGMAS
-    scores = dict.fromkeys(settings, 0.0)
-    for record in records:
-        slices = load_slices(pairs, record, most, 0)
-        for setting in settings:
-            image = classical(slices.degraded, task, setting)
-            scores[setting] += float(measure_slices(slices.reference, image, record.modality, "robust").psnr.mean())
-    return max(scores, key=lambda setting: scores[setting])
+    found = {Task.MRI_SUPER_RESOLUTION: Setting(1.0)}
+    for task, settings in ((Task.CT_DENOISING, STRENGTHS), (Task.PET_SYNTHESIS, SIGMAS)):
+        scores = np.zeros(len(settings))
+        records = read_index(pairs).select("validation", task=task)
+        for record in records:
+            slices = load_slices(pairs, record, most, 0)
+            for number, setting in enumerate(settings):
+                image = classical(slices.degraded, task, setting)
+                measured = measure_slices(slices.reference, image, record.modality, "robust")
+                scores[number] += float(measured.psnr.mean())
+        best = int(scores.argmax()) if records else len(settings) // 2
+        found[task] = Setting(settings[best], best in (0, len(settings) - 1))
+    return found
 
 
 def misguided(restorer: "Restorer", instructions: Mapping[Modality, NDArray[np.float32]], seed: int) -> "Restorer":
@@ -193,7 +211,9 @@ def count_blank(pairs: Path) -> Blank:
     return Blank(sum(count > 0 for count in counts), sum(counts))
 
 
-def measure_all(pairs: Path, trained: Sequence[Finished], most: int, seed: int) -> "list[Measured]":
+def measure_all(
+    pairs: Path, trained: Sequence[Finished], most: int, seed: int, settings: Mapping[Task, Setting]
+) -> "list[Measured]":
     """Every network on every test and local pair of its tasks, beside the input and the classical method.
 
     Args:
@@ -201,6 +221,7 @@ def measure_all(pairs: Path, trained: Sequence[Finished], most: int, seed: int) 
         trained: the networks.
         most: slices measured of each pair at most.
         seed: seed of the shuffled instructions.
+        settings: those of the classical methods.
     """
     from components.evaluate.measure import clinical_figures, load_slices, measure
     from mira.progress import track
@@ -213,13 +234,12 @@ def measure_all(pairs: Path, trained: Sequence[Finished], most: int, seed: int) 
     unified = next(name for name, what in learns.items() if what == ALL and not name.partition(":")[0].count("-"))
     networks[SHUFFLED] = misguided(networks[unified], instruction_bank(pairs, networks[unified], 2), seed)
     learns[SHUFFLED] = ALL
-    settings = {task: tune(pairs, task, index.select("validation", task=task), 3) for task in Task}
     measured = []
     for record in track(index.select("test", "local"), "measure", unit="pair"):
         slices = load_slices(pairs, record, most, 2)
         own = {name: net for name, net in networks.items() if learns[name] in (ALL, record.task.value)}
         item = measure(slices, own, PROFILES, unified, 4)
-        image = classical(slices.degraded, record.task, settings[record.task])
+        image = classical(slices.degraded, record.task, settings[record.task].value)
         for profile in PROFILES:
             item.slices[CLASSICAL, profile] = measure_slices(
                 slices.reference, image, record.modality, profile, mr_scale=record.mr_scale

@@ -7,11 +7,17 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from components.train.unfinished import digest_of_sources
 from mira.pairs import read_index
 from mira.storage import atomic_folder, read_json, write_json
 from mira.tasks import Task
+
+if TYPE_CHECKING:
+    from model.training import Settings
 
 ALL = "unified"
 
@@ -93,30 +99,32 @@ def train_all(
         work: where networks are kept; folders are named by all that they depend on.
         workers: networks at once, one core each.
     """
-    version = read_index(pairs).data_version
+    from components.train.pairs import tasks_of
+
+    index = read_index(pairs)
     waiting = []
     for training in trainings:
-        folder = work / _key(training, budget, version)
+        settings = _settings(training, budget, len(tasks_of(training.learns, index)))
+        folder = work / _key(training, settings, index.data_version)
         if (folder / "finished.json").is_file():
             yield _finished(training, folder)
         else:
-            waiting.append((training, folder))
+            waiting.append((training, settings, folder))
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        futures = {pool.submit(_train, pairs, t, budget, folder): (t, folder) for t, folder in waiting}
+        futures = {pool.submit(_train, pairs, t, own, folder): (t, folder) for t, own, folder in waiting}
         for future in as_completed(futures):
             future.result()
             yield _finished(*futures[future])
 
 
-def _key(training: Training, budget: Budget, data_version: str) -> str:
-    from model import baselines, blocks, config, data, guidance, losses, network, task, units
+def _key(training: Training, settings: "Settings", data_version: str) -> str:
+    """Name of a network's folder: the code, every setting, the pairs, and MONAI's version where it comes from there."""
+    import model
 
-    source = "".join(
-        Path(m.__file__ or "").read_text("utf-8")
-        for m in (baselines, blocks, config, data, guidance, losses, network, task, units)
-    )
-    facts = json.dumps([asdict(training), asdict(budget), data_version, source], sort_keys=True)
+    monai = version("monai") if training.network == "restormer" else ""
+    source = digest_of_sources(Path(str(model.__file__)).parent)
+    facts = json.dumps([asdict(training), asdict(settings), data_version, source, monai], sort_keys=True)
     return f"{training.architecture}-{training.learns}-{hashlib.sha256(facts.encode()).hexdigest()[:12]}"
 
 
@@ -125,22 +133,12 @@ def _finished(training: Training, folder: Path) -> Finished:
     return Finished(training, folder, facts["seconds"], facts["steps"])
 
 
-def _train(pairs: Path, training: Training, budget: Budget, folder: Path) -> None:
-    """Train one network in this process, on one core."""
-    import torch
-    from safetensors.torch import save_file
+def _settings(training: Training, budget: Budget, tasks: int) -> "Settings":
+    """All settings of a training; those that the budget does not name are the train step's defaults."""
+    from model.training import Settings
 
-    from components.train.pairs import check_leaks, load, tasks_of
-    from model.baselines import named_network
-    from model.training import Settings, fit
-
-    torch.set_num_threads(1)
-    index = read_index(pairs)
-    check_leaks(index)
-    tasks = tasks_of(training.learns, index)
-    volumes = load(pairs, [pair for task in tasks for pair in index.select("train", task=task)])
-    steps = budget.steps_per_task * len(tasks)
-    settings = Settings(
+    steps = budget.steps_per_task * tasks
+    return Settings(
         size=training.network,
         total_steps=steps,
         batch_size=budget.batch_size,
@@ -159,6 +157,22 @@ def _train(pairs: Path, training: Training, budget: Budget, folder: Path) -> Non
         precision="32-true",
         workers=0,
     )
+
+
+def _train(pairs: Path, training: Training, settings: "Settings", folder: Path) -> None:
+    """Train one network in this process, on one core."""
+    import torch
+    from safetensors.torch import save_file
+
+    from components.train.pairs import check_leaks, load, tasks_of
+    from model.baselines import named_network
+    from model.training import fit
+
+    torch.set_num_threads(1)
+    index = read_index(pairs)
+    check_leaks(index)
+    tasks = tasks_of(training.learns, index)
+    volumes = load(pairs, [pair for task in tasks for pair in index.select("train", task=task)])
     partial = folder.with_name(f"{folder.name}.partial")  # not with_suffix: a rate in the name has a point of its own
     partial.mkdir(parents=True, exist_ok=True)
     begin = time.monotonic()
@@ -166,7 +180,7 @@ def _train(pairs: Path, training: Training, budget: Budget, folder: Path) -> Non
     with atomic_folder(folder) as new:
         weights = {key: value.detach().contiguous() for key, value in trained.network.state_dict().items()}
         save_file(weights, new / "model.safetensors")
-        write_json(new / "finished.json", {"seconds": time.monotonic() - begin, "steps": steps})
+        write_json(new / "finished.json", {"seconds": time.monotonic() - begin, "steps": settings.total_steps})
 
 
 def plan(tasks: Sequence[Task], rivals: Sequence[str], size: str = "tiny") -> list[Training]:

@@ -1,20 +1,23 @@
 """The restoration study: differences and tables from made-up figures, and one training of each kind end to end."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from benchmarks.study import findings, plots
+from benchmarks.study import findings, measuring, plots, training
 from benchmarks.study.declarations import declaration_table, declarations
 from benchmarks.study.measuring import (
     CLASSICAL,
     SHUFFLED,
     Blank,
     Cost,
+    Setting,
     classical,
+    classical_settings,
     cost_of,
     count_blank,
     instruction_bank,
@@ -154,6 +157,42 @@ def test_classical_methods_lower_noise():
     assert classical(noisy, Task.MRI_SUPER_RESOLUTION, 1.0) is noisy
 
 
+def test_the_classical_method_is_tuned_on_validation_and_tells_an_edge(tmp_path, monkeypatch):
+    make_pairs(tmp_path, 1, (("alpha", "validation"), ("beta", "test")), tasks=(Task.PET_SYNTHESIS,))
+    seen = []
+
+    def worse_by(images, task, setting):
+        seen.append(setting)
+        return images + np.float32(abs(setting - 1.5))
+
+    monkeypatch.setattr(measuring, "classical", worse_by)
+    found = classical_settings(tmp_path)
+    assert found[Task.PET_SYNTHESIS] == Setting(1.5)
+    assert "sigma 1.5 pixels)" in findings.classical_line(found)
+    monkeypatch.setattr(measuring, "SIGMAS", (2.0, 3.0))
+    edge = classical_settings(tmp_path)
+    assert edge[Task.PET_SYNTHESIS] == Setting(2.0, at_edge=True)
+    assert "sigma 2 pixels, at the edge of what was tried" in findings.classical_line(edge)
+    assert not found[Task.CT_DENOISING].at_edge  # nothing to tune it on
+
+
+def test_a_kept_network_is_that_of_its_settings(monkeypatch):
+    budget, one = Budget(2), Training("tiny", "unified")
+    own = training._settings(one, budget, 3)
+    key = training._key(one, own, "data")
+    assert training._key(one, own, "data") == key
+    others = [training._key(one, replace(own, weight_decay=0.5), "data"), training._key(one, own, "other data")]
+    monkeypatch.setattr(training, "digest_of_sources", lambda folder: "other code")
+    others.append(training._key(one, own, "data"))
+    assert len({key, *others}) == 4
+
+
+def test_another_profile_has_its_own_table():
+    lines = findings.profile_table(pd.concat([slices(), slices("fixed").assign(psnr=50.0)]), "fixed").splitlines()
+    assert lines[2] == "| ct-denoising | input | 50.00 | 0.9000 | 10 |"
+    assert sum("| input |" in line for line in lines) == 3
+
+
 def test_wrong_instructions_come_from_all_cases_and_levels(tmp_path, monkeypatch):
     make_pairs(tmp_path, 6, (("alpha", "train"),), tasks=(Task.CT_DENOISING,))
     taken, load_slices = [], measure.load_slices
@@ -184,7 +223,8 @@ def test_a_study_trains_measures_and_goes_on_where_it_was(tmp_path):
     assert len(list((tmp_path / "work").glob("*.partial"))) == 5  # none resumes from another's checkpoints
     again = list(train_all(tmp_path / "pairs", trainings, budget, tmp_path / "work", 2))
     assert sorted(i.seconds for i in again) == sorted(i.seconds for i in trained)  # kept, not trained again
-    table = slice_table(measure_all(tmp_path / "pairs", trained, 1, seed=0), ["amir"])
+    settings = classical_settings(tmp_path / "pairs")
+    table = slice_table(measure_all(tmp_path / "pairs", trained, 1, seed=0, settings=settings), ["amir"])
     networks = set(table[table.task == "ct-denoising"].network)
     assert networks == {"input", CLASSICAL, SHUFFLED, "tiny:unified", "unet:ct-denoising", "tiny:ct-denoising"}
     assert "unet:ct-denoising" not in set(table[table.task == "pet-synthesis"].network)
