@@ -105,3 +105,11 @@ def test_the_extra_of_a_step_brings_all_that_the_step_imports(step: str) -> None
         and not {canonical(name) for name in DISTRIBUTIONS.get(module, [])} & present
     }
     assert not missing
+
+
+def test_make_images_builds_every_image_that_is_run() -> None:
+    run = [ROOT / "pipelines" / "compiled" / "factory.yaml", ROOT / "deploy" / "receiver.yaml"]
+    wanted = {name for path in run for name in re.findall(r"image: \S+/python-(\w+):", path.read_text())}
+    (line,) = re.findall(r"^IMAGES \?= (.*)$", (ROOT / "Makefile").read_text(), re.M)
+    assert set(line.split()) == wanted
+    assert wanted <= PROJECT["optional-dependencies"].keys()
