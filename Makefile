@@ -4,6 +4,9 @@ SITES ?=
 CONFIG ?=
 ARGS ?=
 JOBS ?= 2
+BUILDER ?= docker
+BUILD_ARGS ?=
+IMAGES ?= data receive validate physics train evaluate report export promote restore
 VENV := .venv
 SERVE := .venv-serve
 BIN := $(VENV)/bin
@@ -11,7 +14,7 @@ PIP := -qq --disable-pip-version-check
 export DVC_NO_ANALYTICS = 1
 export GX_ANALYTICS_ENABLED = false
 
-.PHONY: run test lint format setup compile lock stop clean help
+.PHONY: run test lint format setup compile lock images stop clean help
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -58,6 +61,11 @@ lock: ## resolve pyproject.toml anew into requirements/main.lock (in a fresh env
 	@.venv-lock/bin/python -m pip install $(PIP) "torch==2.13.0" && .venv-lock/bin/python -m pip install $(PIP) -e ".[dev]"
 	@{ sed -n '/^#/p' requirements/main.lock; .venv-lock/bin/python -m pip freeze --all --exclude-editable | grep -v '^pip==' | sed 's/^\(torch==[0-9.]*\)+.*/\1/'; } > requirements/main.lock.new
 	@mv requirements/main.lock.new requirements/main.lock && rm -rf .venv-lock
+
+images: ## the step images, one per extra; BUILDER=podman, IMAGES="data train" for some, BUILD_ARGS="--build-arg BASE=..."
+	@registry=$$(sed -n 's/^REGISTRY = "\(.*\)"/\1/p' components/kubeflow.py) && \
+	version=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) && for extra in $(IMAGES); do \
+	$(BUILDER) build -f deploy/Dockerfile --build-arg EXTRA=$$extra $(BUILD_ARGS) -t $$registry/python-$$extra:$$version . || exit; done
 
 stop: ## stop the local Triton servers of every workspace
 	@for workspace in runs/*/; do test ! -d "$$workspace" || $(BIN)/mira serve --stop --workspace "$$workspace"; done

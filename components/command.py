@@ -6,6 +6,7 @@
 import argparse
 import errno
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -57,10 +58,15 @@ def reported(step: str) -> Iterator[None]:
 
 @contextmanager
 def _readable_storage_errors() -> Iterator[None]:
-    """Say what to do when the disk is full; nothing half-written is left, since every write is atomic."""
+    """Say what to do when the disk is full or closed to us; nothing half-written is left: every write is atomic."""
     try:
         yield
     except OSError as error:
+        if error.errno in (errno.EACCES, errno.EROFS) and error.filename:
+            raise ConfigurationError(
+                f"{error.filename}: {error.strerror} for the account with uid {os.getuid()} and gid {os.getgid()} that "
+                "runs this step. Let it read and write there: the volume's owner or `fsGroup`, and no read-only mount."
+            ) from error
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise RetryableError(

@@ -100,7 +100,7 @@ def factory(
         promote_config: Other parameters of promote, as JSON, such as the kind of approval.
         restore_config: Other parameters of restore, as JSON.
         data_fingerprint: Hash of the sites' files; give a new value when new data came, or caching re-uses the old.
-        code_version: Version of the code; a new value runs every step again.
+        code_version: Version of the code; a new value runs every step again. Empty: that of the images is recorded.
 
     Returns:
         `approved` or `refused`.

@@ -24,7 +24,7 @@ def register(
         decision: what gate gave; must be an approval.
         pairs: what pair gave; names the data version.
         tracking_uri: MLflow tracking server or database.
-        code_version: version of the code.
+        code_version: version of the code; empty for what the step's own image says.
         version: version.json, the lineage.
         model_card: what the model is for, made from and worth.
 
@@ -37,6 +37,7 @@ def register(
     from components.command import configure, reported
     from components.register.step import RegisterConfig
     from components.register.step import register as run
+    from components.train.environment import code_version as own_version
 
     out = Path(version.path)
     with reported("register"):
@@ -46,7 +47,9 @@ def register(
             Path(decision.path),
             Path(pairs.path),
             out,
-            configure(RegisterConfig, {}, "register", tracking_uri=tracking_uri, code_version=code_version),
+            configure(
+                RegisterConfig, {}, "register", tracking_uri=tracking_uri, code_version=code_version or own_version()
+            ),
         )
     shutil.copyfile(out / "model_card.md", model_card.path)
     return int(result.version)

@@ -1,3 +1,4 @@
+import shutil
 import zlib
 from types import SimpleNamespace
 
@@ -212,6 +213,18 @@ def test_a_broken_lineage_gets_no_version(candidate, damage, message):
 def test_no_code_version_is_no_lineage(candidate, tracking):
     with pytest.raises(DataRejected, match="Set `code_version`"):
         register(**candidate.call | {"config": RegisterConfig(tracking_uri=tracking.uri)})
+
+
+def test_a_run_that_names_no_code_version_gets_that_of_its_image(candidate):
+    from components.register.component import register as component
+    from components.train.environment import code_version
+
+    for folder in candidate.call["networks"]:
+        shutil.copytree(folder, candidate.root / "networks" / folder.name)
+    names = ("networks", "evaluation", "decision", "pairs", "version", "model_card.md")
+    artifacts = {name.removesuffix(".md"): SimpleNamespace(path=str(candidate.root / name)) for name in names}
+    component.python_func(tracking_uri=candidate.call["config"].tracking_uri, code_version="", **artifacts)
+    assert read_json(candidate.root / "version" / "version.json")["code_version"] == code_version()
 
 
 def test_the_training_parameters_are_part_of_the_lineage(candidate, tracking, tmp_path):

@@ -45,6 +45,8 @@ def judge(made: dsl.Input[dsl.Artifact], fail_with: str) -> str:
             raise ZeroDivisionError
         if fail_with == "full":
             raise OSError(28, "No space left on device")
+        if fail_with == "closed":
+            raise PermissionError(13, "Permission denied", "/mira/serving")
     return Path(made.path).read_text()
 
 
@@ -95,6 +97,12 @@ def test_the_error_of_a_step_comes_through_with_its_exit_code(compiled: Path, tm
     assert caught.value.exit_code == 3
     with pytest.raises(StepFailed, match="No space left on the disk"):
         run(compiled, tmp_path, text="good", fail_with="full")
+
+
+def test_a_volume_that_is_closed_to_the_steps_account_is_named(compiled: Path, tmp_path: Path) -> None:
+    with pytest.raises(StepFailed, match="/mira/serving: Permission denied for the account with uid") as caught:
+        run(compiled, tmp_path, text="good", fail_with="closed")
+    assert caught.value.exit_code == 2
 
 
 def test_a_bug_points_to_the_log(compiled: Path, tmp_path: Path) -> None:
