@@ -12,7 +12,6 @@ SERVE := .venv-serve
 BIN := $(VENV)/bin
 PIP := -qq --disable-pip-version-check
 export DVC_NO_ANALYTICS = 1
-export GX_ANALYTICS_ENABLED = false
 
 .PHONY: run test lint format setup compile lock images stop clean help
 

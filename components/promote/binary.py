@@ -14,6 +14,7 @@ from pathlib import Path
 
 from components.promote.paths import ROOT
 from mira.errors import ServingFailed
+from mira.no_telemetry import VARIABLES
 from mira.storage import atomic_folder, write_text
 
 WHEEL = "nvidia-pytriton==0.7.0"
@@ -45,13 +46,17 @@ class TritonBinary:
         """
         libraries = [self.root / "lib"] + ([self.python_library] if self.python_library else [])
         kept = {name: os.environ[name] for name in ("HOME", "LANG", "LC_ALL", "TMPDIR", "TZ") if name in os.environ}
-        return kept | {
-            "PATH": f"{self.environment / 'bin'}:/usr/local/bin:/usr/bin:/bin",
-            "LD_LIBRARY_PATH": ":".join(map(str, libraries)),
-            "OMP_NUM_THREADS": str(threads),
-            "OPENBLAS_NUM_THREADS": str(threads),
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
+        return (
+            VARIABLES
+            | kept
+            | {
+                "PATH": f"{self.environment / 'bin'}:/usr/local/bin:/usr/bin:/bin",
+                "LD_LIBRARY_PATH": ":".join(map(str, libraries)),
+                "OMP_NUM_THREADS": str(threads),
+                "OPENBLAS_NUM_THREADS": str(threads),
+                "PYTHONDONTWRITEBYTECODE": "1",
+            }
+        )
 
 
 def check_machine() -> None:

@@ -1,6 +1,5 @@
 """Declared expectation suites, and Great Expectations running them on the table of facts."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -155,7 +154,6 @@ class Checker:
     """Runs suites in one ephemeral Great Expectations context: nothing is stored, nothing is sent."""
 
     def __init__(self) -> None:
-        os.environ["GX_ANALYTICS_ENABLED"] = "false"
         import great_expectations as gx  # 4 s, and only this step needs it
         from great_expectations.data_context.types.base import ProgressBarsConfig
 

@@ -5,7 +5,6 @@ workspace outside git has versions too, and that raw DICOM never meets the remot
 """
 
 import fcntl
-import os
 import shutil
 import subprocess
 import sys
@@ -227,10 +226,7 @@ class Store:
 
     def _dvc(self, *arguments: str) -> None:
         command = [sys.executable, "-m", "dvc", *arguments]
-        environment = {**os.environ, "DVC_NO_ANALYTICS": "1"}
-        done = subprocess.run(
-            command, cwd=self.root, env=environment, capture_output=True, text=True, umask=0o077, check=False
-        )
+        done = subprocess.run(command, cwd=self.root, capture_output=True, text=True, umask=0o077, check=False)
         if done.returncode == 0:
             return
         if "No module named dvc" in done.stderr:

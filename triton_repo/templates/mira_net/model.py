@@ -8,6 +8,7 @@ numpy and one of OpenVINO (default) and ONNX Runtime (fallback and reference).
 """
 
 import json
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -116,6 +117,7 @@ def onnxruntime_engine(path: Path, threads: int, outputs: list[str]) -> Run:
 
     It runs the whole graph for whatever output is asked for, so it has no shorter way to the estimates.
     """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # in other servers than the project's own, too
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
