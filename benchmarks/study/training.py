@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mira.pairs import read_index
+from mira.pairs import check_neighbours, read_index
 from mira.storage import atomic_folder, read_json, write_json
 from mira.tasks import Task
 
@@ -138,7 +138,9 @@ def _train(pairs: Path, training: Training, budget: Budget, folder: Path) -> Non
     index = read_index(pairs)
     check_leaks(index)
     tasks = tasks_of(training.learns, index)
-    volumes = load(pairs, [pair for task in tasks for pair in index.select("train", task=task)])
+    records = [pair for task in tasks for pair in index.select("train", task=task)]
+    check_neighbours(records, named_network(training.network).slices)
+    volumes = load(pairs, records)
     steps = budget.steps_per_task * len(tasks)
     settings = Settings(
         size=training.network,
