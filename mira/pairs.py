@@ -94,7 +94,7 @@ def check_neighbours(pairs: Iterable[PairRecord], slices: int) -> None:
     if apart:
         raise ConfigurationError(
             f"A network that sees {slices} slices (train.slices) needs pairs of neighbouring slices, but {len(apart)} "
-            f"pairs hold every n-th slice of their case, e.g. {apart[0].pair_id} every {apart[0].slice_stride}th. Set "
+            f"pairs hold every n-th slice of their case, e.g. {apart[0].pair_id} (stride {apart[0].slice_stride}). Set "
             "pair.slice_choice: run (or pair.max_slices_per_case: 0 for all slices), and run the pair step again."
         )
 

@@ -103,7 +103,7 @@ def test_slices_that_are_no_neighbours_prove_nothing_of_a_network_that_sees_seve
     ]
     write_index(tmp_path / "pairs", index.model_copy(update={"pairs": apart}))
     folder = make_network(tmp_path / "three", "unified", slices=3)
-    with pytest.raises(ConfigurationError, match=r"needs pairs of neighbouring slices, .* every 2th"):
+    with pytest.raises(ConfigurationError, match=r"needs pairs of neighbouring slices, .* \(stride 2\)"):
         evaluate(tmp_path / "pairs", [folder], None, tmp_path / "out", CONFIG)
     assert not (tmp_path / "out").exists()
 

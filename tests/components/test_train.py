@@ -197,7 +197,7 @@ def strided(pair, split="train", stride=3):
 def test_slices_that_are_no_neighbours_are_refused_for_a_network_that_sees_several(store, tmp_path, split):
     root = changed(store, tmp_path / "strided", lambda pair: strided(pair, split))
     with pytest.raises(
-        ConfigurationError, match=r"6 pairs .* every 3th\. Set pair\.slice_choice: run \(or pair\.max_sl"
+        ConfigurationError, match=r"6 pairs .* \(stride 3\)\. Set pair\.slice_choice: run \(or pair\.max_sl"
     ):
         train(root, "unified", tmp_path / "out", TrainConfig(slices=3))
     with pytest.raises(ConfigurationError, match="Give an odd number"):
