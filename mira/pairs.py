@@ -4,11 +4,12 @@ On disk: `<root>/<task>/<case>/reference.nii`, one `level-<level>.nii` per degra
 optionally `structures.nii`, and one `<root>/pairs.json` that lists every pair with its split.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
 from mira.cases import Record
-from mira.errors import DataRejected
+from mira.errors import ConfigurationError, DataRejected
 from mira.storage import read_json, write_json
 from mira.tasks import Modality, Task
 from mira.volume import Volume, read_nifti
@@ -55,6 +56,11 @@ class PairRecord(Record):
     degraded: str
     structures: str | None = None
 
+    @property
+    def slice_stride(self) -> int:
+        """How many slices of the case further the next stored one lies; 1 where they are neighbours."""
+        return int(self.physics.parameters.get("slice_stride", 1))
+
 
 class PairIndex(Record):
     """The list of all pairs.
@@ -72,6 +78,25 @@ class PairIndex(Record):
     def select(self, *splits: Split, task: Task | None = None) -> list[PairRecord]:
         """Pairs of the given splits, and of one task if named."""
         return [p for p in self.pairs if p.split in splits and (task is None or p.task is task)]
+
+
+def check_neighbours(pairs: Iterable[PairRecord], slices: int) -> None:
+    """Make sure that the stored slices of pairs are neighbours, for a network that sees several at a time.
+
+    Args:
+        pairs: what the network is to be trained or measured on.
+        slices: how many slices it sees; 1 takes any pairs.
+
+    Raises:
+        ConfigurationError: when slices between the stored ones were left out.
+    """
+    apart = [pair for pair in pairs if pair.slice_stride != 1] if slices > 1 else []
+    if apart:
+        raise ConfigurationError(
+            f"A network that sees {slices} slices (train.slices) needs pairs of neighbouring slices, but {len(apart)} "
+            f"pairs hold every n-th slice of their case, e.g. {apart[0].pair_id} (stride {apart[0].slice_stride}). Set "
+            "pair.slice_choice: run (or pair.max_slices_per_case: 0 for all slices), and run the pair step again."
+        )
 
 
 def write_index(root: Path, index: PairIndex) -> None:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mira.errors import ConfigurationError
-from model.config import SIZES, Guide
+from model.config import SIZES
 from model.guidance import NoGuidance
 from model.network import FEATURE_MAPS, GuidedNetwork, MiraNet
 
@@ -145,9 +145,17 @@ def baseline(name: str) -> Baseline:
 
 
 def named_network(name: str) -> GuidedNetwork:
-    """A network by the name of its size, with `-label` or `-unguided` for the ablations, or of its baseline."""
-    size, _, ablation = name.partition("-")
-    guides: dict[str, Guide] = {"": "image", "label": "label", "unguided": "none"}
-    if size in SIZES and ablation in guides:
-        return MiraNet(replace(SIZES[size], guide=guides[ablation]))
+    """A network by the name of its size, or of its baseline.
+
+    A size may be followed by `-label` or `-unguided` for the ablations, or `-3slices` for one that sees its neighbours.
+    """
+    size, _, variant = name.partition("-")
+    variants: dict[str, dict[str, Any]] = {
+        "": {},
+        "label": {"guide": "label"},
+        "unguided": {"guide": "none"},
+        "3slices": {"slices": 3},
+    }
+    if size in SIZES and variant in variants:
+        return MiraNet(replace(SIZES[size], **variants[variant]))
     return baseline(name)

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from mira.tasks import TASKS, Modality
 from model.data import FOREGROUND
-from model.inference import restore_volume
 from model.network import GuidedNetwork
 from model.restorer import Restorer
 from model.validation import Sample
@@ -47,7 +46,7 @@ def calibrate(network: GuidedNetwork, samples: Sequence[Sample]) -> dict[Modalit
     found: dict[Modality, list[float]] = {}
     for sample in samples:
         modality = TASKS[sample.task].modality
-        restored = restore_volume(restorer, sample.degraded[None], modality, sample.mr_scale)
+        restored = sample.restored(restorer)
         assert restored.predicted_error is not None
         inside = sample.reference > FOREGROUND[sample.task] * sample.mr_scale
         square = mean_square(restored.voxels[0] - sample.reference, restored.predicted_error[0], inside)

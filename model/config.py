@@ -31,6 +31,11 @@ class ModelConfig:
         keeps_local_mean: whether restored PET is scaled to the local mean of its input (`model.units`); weights from
             before it was so were trained without.
         error_map: whether a second head predicts the error of each restored pixel (`model.error_map`).
+        slices: how many neighbouring slices the network sees, an odd number: 1 for the slice alone (2-D), 3 for one on
+            either side of it (2.5-D). It restores the one in the middle, which is the one that the guidance sees.
+
+    Raises:
+        ConfigurationError: for a number of slices that has no middle.
     """
 
     size: str
@@ -45,6 +50,14 @@ class ModelConfig:
     modulation: ModulationKind = "linear"
     keeps_local_mean: bool = True
     error_map: bool = False
+    slices: int = 1
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.slices, int) or self.slices < 1 or self.slices % 2 == 0:
+            raise ConfigurationError(
+                f"A network cannot see {self.slices!r} slices (train.slices). Give an odd number, so that one is in "
+                "the middle: 1 for the slice alone, 3 for its two neighbours as well."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values for `config.json`."""

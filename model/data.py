@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mira.errors import ConfigurationError, DataRejected
+from mira.neighbours import with_neighbours
 from mira.tasks import TASKS, Task
 
 # Above this a pixel belongs to the patient, in native units; in multiples of the robust scale for MR.
@@ -66,7 +67,7 @@ class PairedVolume:
 
 
 class Batch(NamedTuple):
-    """A batch of patches in native units; shapes as in `model.restorer.Restorer.forward`."""
+    """A batch of patches in native units; shapes as in `model.restorer.Restorer.forward`, `reference` [B, 1, H, W]."""
 
     degraded: Tensor
     reference: Tensor
@@ -76,8 +77,8 @@ class Batch(NamedTuple):
 
 
 def pad_to(image: NDArray[np.float32], side: int) -> NDArray[np.float32]:
-    """Reflect an image [H, W] at its lower and right borders up to at least side x side."""
-    missing = [(0, max(0, side - size)) for size in image.shape]
+    """Reflect images [..., H, W] at their lower and right borders up to at least side x side."""
+    missing = [*[(0, 0)] * (image.ndim - 2), *((0, max(0, side - size)) for size in image.shape[-2:])]
     return np.pad(image, missing, mode="symmetric") if any(after for _, after in missing) else image
 
 
@@ -95,6 +96,7 @@ class PatchBatches(Dataset[Batch]):
         seed: seed of all draws.
         clean_share: share of inputs that are not degraded.
         ranks: the processes that train together; each draws its own rows of the common batch.
+        slices: how many neighbouring slices the network sees; the draws are the same for any number.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class PatchBatches(Dataset[Batch]):
         seed: int,
         clean_share: float = 0.0,
         ranks: Ranks = ALONE,
+        slices: int = 1,
     ) -> None:
         if not volumes:
             raise DataRejected("There are no training pairs. Check the pair step's report of refused cases.")
@@ -113,6 +116,7 @@ class PatchBatches(Dataset[Batch]):
                 f"A batch of {batch_size} patches cannot be shared by {ranks.world} processes. Give a multiple of it."
             )
         self.batch_size, self.patch_size, self.seed, self.clean_share = batch_size, patch_size, seed, clean_share
+        self.slices = slices
         self.rows = range(ranks.rank, batch_size, ranks.world)
         present = {volume.task for volume in volumes}
         self.tasks = [task for task in Task if task in present]
@@ -120,9 +124,9 @@ class PatchBatches(Dataset[Batch]):
 
     def __getitem__(self, step: int) -> Batch:
         """This process' rows of the batch of a step."""
-        side = self.patch_size
-        degraded = np.empty((len(self.rows), 1, side, side), np.float32)
-        reference = np.empty_like(degraded)
+        side, middle = self.patch_size, self.slices // 2
+        degraded = np.empty((len(self.rows), self.slices, side, side), np.float32)
+        reference = np.empty((len(self.rows), 1, side, side), np.float32)
         facts = np.empty((len(self.rows), 3), np.float32)
         for row, place in enumerate(self.rows):
             rng = np.random.default_rng((self.seed, step, place))
@@ -132,9 +136,12 @@ class PatchBatches(Dataset[Batch]):
             noisy, clean = self._patch(volume, rng)
             untouched = rng.random() < self.clean_share
             turns, mirror = int(rng.integers(4)), rng.random() < 0.5
-            for target, patch in ((degraded, clean if untouched else noisy), (reference, clean)):
-                turned = np.rot90(patch, turns)
-                target[row, 0] = turned[:, ::-1] if mirror else turned
+            for target, patch in (
+                (degraded, clean if untouched else noisy),
+                (reference, clean[middle : middle + 1]),
+            ):
+                turned = np.rot90(patch, turns, axes=(1, 2))
+                target[row] = turned[:, :, ::-1] if mirror else turned
             facts[row] = TASKS[task].modality.number, volume.mr_scale, 0.0 if untouched else volume.severity
         table = torch.from_numpy(facts)
         return Batch(
@@ -142,17 +149,21 @@ class PatchBatches(Dataset[Batch]):
         )
 
     def _patch(self, volume: PairedVolume, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """A (degraded, reference) patch, drawn again a few times where it shows mostly air."""
+        """A (degraded, reference) patch [slices, side, side], drawn again a few times where it shows mostly air."""
         side = self.patch_size
         threshold = FOREGROUND[volume.task] * volume.mr_scale
         for draw in range(DRAWS):
             index = int(rng.integers(len(volume.reference)))
             height, width = volume.reference.shape[1:]
             top, left = (int(rng.integers(max(1, size - side + 1))) for size in (height, width))
-            window = (slice(top, top + side), slice(left, left + side))
-            clean = volume.reference[index][window]
+            window = (slice(None), slice(top, top + side), slice(left, left + side))
+            clean = volume.reference[window][index]
             if draw == DRAWS - 1 or float((clean > threshold).mean()) >= FOREGROUND_SHARE:
-                return pad_to(volume.degraded[index][window], side), pad_to(clean, side)
+                noisy, clean = (
+                    pad_to(with_neighbours(voxels[window], range(index, index + 1), self.slices)[0], side)
+                    for voxels in (volume.degraded, volume.reference)
+                )
+                return noisy, clean
         raise AssertionError("the last draw is always taken")
 
 

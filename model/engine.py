@@ -39,6 +39,7 @@ class TorchEngine:
         self.name, self.version = weights.name, weights.version
         self.instruction_size: int = restorer.network.instruction_dim
         self.error_map = restorer.network.error_head is not None
+        self.slices = restorer.network.slices
 
     def infer(self, batch: Batch) -> Answer:
         """Restore one batch.
@@ -76,7 +77,7 @@ class TorchEngine:
         seen = self._restorer.guide(image, modality, mr_scale)
         probability = torch.softmax(seen.modality_logits.float(), dim=1)
         used = torch.lerp(seen.instruction.float(), instruction, weight)
-        return Restoration(image[:, :, :0, :0], probability, seen.degradation.float(), used)
+        return Restoration(image[:, :1, :0, :0], probability, seen.degradation.float(), used)
 
     def close(self) -> None:
         """Nothing to let go of."""

@@ -37,7 +37,7 @@ def example_inputs(restorer: Restorer, batch: int = 2, height: int = 64, width: 
     """Inputs of the served graph with plausible values, CT, PET and MR in turn, in the order of `Restorer.INPUTS`."""
     generator = torch.Generator().manual_seed(0)
     modality = torch.arange(batch)[:, None] % 3
-    noise = torch.rand(batch, 1, height, width, generator=generator)
+    noise = torch.rand(batch, restorer.network.slices, height, width, generator=generator)
     low = torch.tensor([-1024.0, 0.0, 0.0])[modality][:, :, None, None]
     span = torch.tensor([2000.0, 10.0, 900.0])[modality][:, :, None, None]
     dimension = restorer.network.instruction_dim

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mira.errors import ConfigurationError
 from mira.tasks import Modality
 from model import units
 from model.guidance import Guidance
@@ -52,16 +53,15 @@ class Restorer(nn.Module):
         return names if self.network.error_head is not None else names[:-1]
 
     def estimate(self, image: Tensor, modality: Tensor, mr_scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Normalised value, feature maps and one-hot modality of images in native units."""
+        """Normalised value of the slice in the middle, feature maps of all, and one-hot modality; as in `forward`."""
         selector = units.one_hot(modality)
         value = units.normalise(image, selector, mr_scale)
-        return value, units.features(value, selector), selector
+        return units.centre(value), units.features(value, selector), selector
 
     def guide(self, image: Tensor, modality: Tensor, mr_scale: Tensor) -> Guidance:
-        """What the guidance module says of images; arguments as in `forward`."""
-        _, seen, selector = self.estimate(image, modality, mr_scale)
-        guidance: Guidance = self.network.guidance(seen.half() if self.half_precision else seen, selector)
-        return guidance
+        """What the guidance module says of images; arguments as in `forward`, or images without their neighbours."""
+        _, seen, selector = self.estimate(units.centre(image), modality, mr_scale)
+        return self.network.guide(seen.half() if self.half_precision else seen, selector)
 
     def forward(
         self, image: Tensor, modality: Tensor, mr_scale: Tensor, instruction: Tensor, instruction_weight: Tensor
@@ -69,20 +69,30 @@ class Restorer(nn.Module):
         """Restore images.
 
         Args:
-            image: float32 [B, 1, H, W] in HU, SUVbw or MR a.u.; H and W from 32 up.
+            image: float32 [B, slices, H, W] in HU, SUVbw or MR a.u., the slice to restore in the middle of as many as
+                the network sees (`mira.neighbours`); H and W from 32 up.
             modality: int64 [B, 1], index in `mira.tasks.Modality`.
             mr_scale: float32 [B, 1], robust scale of the MR case; any positive number otherwise.
             instruction: float32 [B, D], used as far as `instruction_weight` says.
             instruction_weight: float32 [B, 1], 0: the network's own instruction, 1: the given one.
+
+        Raises:
+            ConfigurationError: for another number of slices than the network sees.
         """
+        if image.shape[1] != self.network.slices:
+            raise ConfigurationError(
+                f"This network sees {self.network.slices} slices at a time, but was given {image.shape[1]}. Give the "
+                "whole volume to what restores volumes; it adds each slice's neighbours."
+            )
         value, seen, selector = self.estimate(image, modality, mr_scale)
         seen = seen.half() if self.half_precision else seen
-        guidance = self.network.guidance(seen, selector)
+        guidance = self.network.guide(seen, selector)
         own = guidance.instruction
         share = instruction_weight.to(own.dtype)
         used = own * (1 - share) + instruction.to(own.dtype) * share
         residual, expected = self.network.restore_with_error(seen, used)
         native = units.native_range(selector, mr_scale)
+        image = units.centre(image)
         change = units.restored(value, residual, selector, self.network.keeps_local_mean) - value
         restored = image + change * native
         is_ct = selector[:, Modality.CT.number, None, None, None] > 0

@@ -60,7 +60,7 @@ class RestorationTask(pl.LightningModule):  # type: ignore[misc]  # lightning is
         if not seen.is_cuda or torch.is_autocast_enabled():
             seen = seen.contiguous(memory_format=torch.channels_last)
         network = self.restorer.network
-        guidance = network.guidance(seen, selector)
+        guidance = network.guide(seen, selector)
         residual, expected = network.restore_with_error(seen, guidance.instruction)
         restored = units.restored(value, residual, selector, network.keeps_local_mean)
         target = units.normalise(batch.reference, selector, batch.mr_scale)

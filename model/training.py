@@ -49,6 +49,7 @@ class Settings:
     precision: str
     workers: int
     error_map: bool = False
+    slices: int = 1
     patience_rounds: int = 0
 
     @property
@@ -137,7 +138,13 @@ def fit(
         indicator_weight=settings.indicator_weight,
     )
     batches = PatchBatches(
-        volumes, settings.batch_size, settings.patch_size, settings.seed, settings.clean_share, ranks
+        volumes,
+        settings.batch_size,
+        settings.patch_size,
+        settings.seed,
+        settings.clean_share,
+        ranks,
+        slices=trainee.slices,
     )
     every = settings.steps_per_round
     curves = Curves(settings.log_every, every, samples, sink)
@@ -171,7 +178,7 @@ def fit(
 
 
 def _mira_net(settings: Settings) -> MiraNet:
-    return MiraNet(replace(size_config(settings.size), error_map=settings.error_map))
+    return MiraNet(replace(size_config(settings.size), error_map=settings.error_map, slices=settings.slices))
 
 
 def _trainer(settings: Settings, work: Path, callbacks: list[pl.Callback], ranks: Ranks) -> pl.Trainer:

@@ -42,7 +42,7 @@ def choose(selector: Tensor, values: tuple[float, ...]) -> Tensor:
 
 
 def normalise(image: Tensor, selector: Tensor, mr_scale: Tensor) -> Tensor:
-    """Native units [B, 1, H, W] to normalised units, unclipped."""
+    """Native units [B, slices, H, W] to normalised units, unclipped."""
     return (image + choose(selector, (CT_OFFSET, 0.0, 0.0))) / native_range(selector, mr_scale)
 
 
@@ -59,13 +59,24 @@ def trust(value: Tensor, selector: Tensor) -> Tensor:
     return torch.minimum(below, above).clamp(0.0, 1.0)
 
 
+def centre(image: Tensor) -> Tensor:
+    """The slice [B, 1, H, W] in the middle of its neighbours [B, slices, H, W]."""
+    middle = image.shape[1] // 2
+    return image if middle == 0 else image[:, middle : middle + 1]
+
+
 def features(value: Tensor, selector: Tensor) -> Tensor:
-    """What the network sees, [B, 2, H, W]: the clipped value and the contrast map of its modality."""
+    """What the network sees of slices [B, slices, H, W] in normalised units, [B, 1 + slices, H, W].
+
+    The clipped value of the slice in the middle, the contrast map of its modality, and that of each neighbour in order.
+    """
     value = torch.maximum(torch.minimum(value, choose(selector, HIGH) + FADE), choose(selector, LOW) - FADE)
     soft_tissue = torch.tanh((value * CT_RANGE - CT_OFFSET - 40) / 200)
     root = torch.sqrt(value.clamp_min(0.0) + 1e-3)
     contrast = torch.where(selector[:, 0, None, None, None] > 0, soft_tissue, 2 * root)
-    return torch.cat([value, contrast], dim=1)
+    middle = value.shape[1] // 2
+    neighbours = [contrast[:, :middle], contrast[:, middle + 1 :]] if middle else []
+    return torch.cat([centre(value), centre(contrast), *neighbours], dim=1)
 
 
 def residual_unit(value: Tensor, selector: Tensor) -> Tensor:

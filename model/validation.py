@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mira.tasks import TASKS, Task
 from model.data import PairedVolume, pad_to
-from model.inference import restore_volume
+from model.inference import RestoredVolume, restore_volume
 from model.restorer import Restorer
 
 WINDOWS = {
@@ -25,13 +25,30 @@ MINIMUM_SIDE = 32
 
 @dataclass(frozen=True)
 class Sample:
-    """A validation slice; arrays [H, W] in native units."""
+    """A validation slice; arrays in native units.
+
+    Attributes:
+        task: its task.
+        name: id of its pair.
+        mr_scale: robust scale of an MR case, 1 otherwise.
+        degraded: float32 [H, W].
+        reference: float32 [H, W].
+        volume: float32 [S, H, W], the degraded volume, for networks that see the slice's neighbours as well.
+        place: index of the slice in the volume.
+    """
 
     task: Task
     name: str
     mr_scale: float
     degraded: NDArray[np.float32]
     reference: NDArray[np.float32]
+    volume: NDArray[np.float32]
+    place: int
+
+    def restored(self, restorer: Restorer) -> RestoredVolume:
+        """What a network makes of it, [1, H, W]."""
+        modality = TASKS[self.task].modality
+        return restore_volume(restorer, self.volume, modality, self.mr_scale, places=[self.place])
 
 
 def spread(cases: Sequence[str], count: int) -> list[int]:
@@ -73,10 +90,10 @@ def choose_samples(volumes: Sequence[PairedVolume], per_task: int) -> list[Sampl
             depth = len(volume.reference)
             index = int(depth * (0.3 + 0.4 * (number + 0.5) / count))
             degraded, reference = (
-                pad_to(np.asarray(voxels[index], np.float32), MINIMUM_SIDE)
-                for voxels in (volume.degraded, volume.reference)
+                pad_to(np.asarray(voxels, np.float32), MINIMUM_SIDE) for voxels in (volume.degraded, volume.reference)
             )
-            samples.append(Sample(task, volume.name, volume.mr_scale, degraded, reference))
+            images = degraded[index], reference[index]
+            samples.append(Sample(task, volume.name, volume.mr_scale, *images, degraded, index))
     return samples
 
 
@@ -95,10 +112,7 @@ def psnr(test: NDArray[np.float32], reference: NDArray[np.float32], task: Task) 
 
 def restore_samples(restorer: Restorer, samples: Sequence[Sample]) -> list[NDArray[np.float32]]:
     """The restored slices [H, W]."""
-    return [
-        restore_volume(restorer, sample.degraded[None], TASKS[sample.task].modality, sample.mr_scale).voxels[0]
-        for sample in samples
-    ]
+    return [sample.restored(restorer).voxels[0] for sample in samples]
 
 
 def validate(restorer: Restorer, samples: Sequence[Sample]) -> dict[str, float]:

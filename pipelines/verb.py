@@ -15,6 +15,7 @@ import yaml
 from tqdm import tqdm
 
 from components.command import explain
+from components.export.config import check_served
 from components.promote.paths import station
 from components.promote.where import EMBEDDED
 from mira.errors import ConfigurationError, RetryableError
@@ -60,6 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the factory; returns 0, or 4 when the gate refused the candidate."""
     started = time.monotonic()
     parameters = merged_parameters(arguments.config)
+    check_served(parameters["train"].get("slices", 1))  # at once: export would refuse it after all trainings
     workspace = (arguments.workspace or ROOT / "runs" / workspace_name(arguments.sites)).resolve()
     workspace.mkdir(parents=True, exist_ok=True)
     check_space(workspace)

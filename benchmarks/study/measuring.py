@@ -182,7 +182,8 @@ def instruction_bank(pairs: Path, restorer: "Restorer", most: int) -> dict[Modal
         for place in spread([record.case_id for record in records], min(8, len(records))):
             record = records[place]
             slices = load_slices(pairs, record, most, 0)
-            found.append(restore_volume(restorer, slices.degraded, record.modality, record.mr_scale).instruction)
+            known = record.modality, record.mr_scale
+            found.append(restore_volume(restorer, slices.volume, *known, places=slices.index).instruction)
         if found:
             bank[TASKS[task].modality] = np.concatenate(found)
     return bank

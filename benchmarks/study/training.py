@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.train.unfinished import digest_of_sources
-from mira.pairs import read_index
+from mira.pairs import check_neighbours, read_index
 from mira.storage import atomic_folder, read_json, write_json
 from mira.tasks import Task
 
@@ -172,7 +172,9 @@ def _train(pairs: Path, training: Training, settings: "Settings", folder: Path) 
     index = read_index(pairs)
     check_leaks(index)
     tasks = tasks_of(training.learns, index)
-    volumes = load(pairs, [pair for task in tasks for pair in index.select("train", task=task)])
+    records = [pair for task in tasks for pair in index.select("train", task=task)]
+    check_neighbours(records, named_network(training.network).slices)
+    volumes = load(pairs, records)
     partial = folder.with_name(f"{folder.name}.partial")  # not with_suffix: a rate in the name has a point of its own
     partial.mkdir(parents=True, exist_ok=True)
     begin = time.monotonic()

@@ -44,6 +44,7 @@ class Slices:
         index: their indices in the volume.
         degraded: float32 [S, H, W] in native units.
         reference: the same of the reference.
+        volume: float32 [all slices, H, W], the degraded volume, for networks that see a slice's neighbours as well.
         probes: slices of the degraded volume that decide the instruction which all of it shares.
         structures: labels of contoured structures, or None.
         blank: slices of the volume that show nothing and are left out.
@@ -53,6 +54,7 @@ class Slices:
     index: NDArray[np.intp]
     degraded: NDArray[np.float32]
     reference: NDArray[np.float32]
+    volume: NDArray[np.float32]
     probes: NDArray[np.float32]
     structures: NDArray[np.int32] | None
     blank: int
@@ -145,6 +147,7 @@ def load_slices(root: Path, pair: PairRecord, most: int, with_structures: int) -
         index,
         np.ascontiguousarray(degraded[index]),
         np.ascontiguousarray(reference[index]),
+        degraded,
         np.ascontiguousarray(degraded[probe_slices(len(degraded))]),
         None if labels is None else labels[index],
         int(blank.sum()),
@@ -173,7 +176,9 @@ def measure(
     images = {INPUT: slices.degraded}
     for name, network in networks.items():
         instruction = shared_instruction(network, slices.probes, pair.modality, pair.mr_scale)
-        restored = restore_volume(network, slices.degraded, pair.modality, pair.mr_scale, batch_size, instruction)
+        restored = restore_volume(
+            network, slices.volume, pair.modality, pair.mr_scale, batch_size, instruction, slices.index
+        )
         images[name] = restored.voxels
         if name == unified:
             result.modality_probability = restored.modality_probability

@@ -15,7 +15,7 @@ from components.evaluate.reliability import ErrorCounts, draw_reliability
 from components.evaluate.results import CHAMPION, RELIABILITY, UNIFIED, Evaluation, Network, Picture
 from mira.cases import Record
 from mira.errors import DataRejected
-from mira.pairs import PairRecord, Split, read_index
+from mira.pairs import PairRecord, Split, check_neighbours, read_index
 from mira.progress import track
 from mira.quality.profiles import profile_named
 from mira.storage import atomic_folder, hash_file, read_json, write_json, write_text
@@ -90,6 +90,7 @@ def evaluate(
 
     Raises:
         DataRejected: when there is no unified network, a folder is no checkpoint, or no pair to measure on.
+        ConfigurationError: when a network sees several slices, and those of the pairs are no neighbours.
     """
     import torch
 
@@ -103,6 +104,7 @@ def evaluate(
             f"{pairs} has no pair of the splits test or local for a trained task, so nothing can be proved. "
             "Give more patients, or raise `pair.test_share`."
         )
+    check_neighbours(work, max(network.network.slices for network in loaded.values()))
     shown = _to_show(work)
     measured: list[Measured] = []
     pictures: list[Picture] = []

@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from mira.cases import Record
+from mira.errors import ConfigurationError
 from mira.tasks import Modality
 
 UNITS = {Modality.CT: "HU", Modality.PET: "SUVbw", Modality.MR: "mr_scale"}  # of differences and tolerances
@@ -18,6 +19,23 @@ class Precision(StrEnum):
     FP16 = "fp16"  # a strongly typed graph of its own, for TensorRT
     BF16 = "bf16"  # the f32 graph, computed in bfloat16 where the processor has it
     INT8 = "int8"  # a graph of its own with quantised convolutions
+
+
+def check_served(slices: int) -> None:
+    """Make sure that a network sees one slice at a time, as the serving contract has it.
+
+    Args:
+        slices: how many it sees (`train.slices`).
+
+    Raises:
+        ConfigurationError: when it sees several.
+    """
+    if slices != 1:
+        raise ConfigurationError(
+            f"A network that sees {slices} slices (train.slices) is neither exported nor served: the server takes "
+            "single slices. Train it by `python -m components.train` and restore in process by `mira restore --weights "
+            "FOLDER`, or set train.slices: 1."
+        )
 
 
 class Tolerance(Record):

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.command import announce
-from components.export.config import UNITS, ExportConfig, Precision
+from components.export.config import UNITS, ExportConfig, Precision, check_served
 from components.export.engines import ENGINES, FILES, Engine, open_session, versions
 from components.export.metadata import describe, engine_entry, without
 from components.export.parity import SIZES, Expected, expect, held_out, resized
@@ -53,6 +53,7 @@ def export(networks: list[Path], version: Path, pairs: Path, out: Path, config: 
         config: parameters.
 
     Raises:
+        ConfigurationError: when a network sees several slices.
         DataRejected: when a checkpoint is not the registered one, or the version or pairs are missing.
         ServingFailed: when an export fails, or f32 or another required precision is outside tolerance; the message
             names the worst slice. Nothing is written then.
@@ -66,6 +67,7 @@ def export(networks: list[Path], version: Path, pairs: Path, out: Path, config: 
     with atomic_folder(out) as new, threads_of_torch(config.threads):
         for number, folder in enumerate(networks):
             restorer, checkpoint = load_restorer(folder)
+            check_served(checkpoint.model.slices)
             check_registered(folder, checkpoint, registered)
             if broken := registered.get("left_out", {}).get(checkpoint.network):
                 announce(f"export: {checkpoint.network} is left out, since alone it breaks {', '.join(broken)}")

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 
 from components.command import announce
 from components.pair.splits import assign, previous_splits
-from components.pair.work import Made, Work, degraded_name, digest, make
+from components.pair.work import Made, SliceChoice, Work, degraded_name, digest, make
 from mira.cases import CaseRecord, Record, iterate_cases
 from mira.degrade.interface import severity
 from mira.degrade.mr import warnings_of
@@ -42,7 +42,12 @@ class PairConfig(Record):
         default_factory=dict, description="the same per site, laid over `physics`, since a calibration is a scanner's"
     )
     max_slices_per_case: int = Field(
-        32, ge=0, description="slices of a case that are paired, at even distances through it; 0 for all"
+        32, ge=0, description="slices of a case that are paired, as slice_choice says; 0 for all"
+    )
+    slice_choice: SliceChoice = Field(
+        "spread",
+        description="`spread`: at even distances through the case; `run`: neighbours, from its middle, for networks "
+        "that see several slices (train.slices)",
     )
     validation_share: float = Field(0.2, ge=0, le=0.4, description="share of a train site's patients for validation")
     test_share: float = Field(0.2, ge=0, le=0.4, description="share of a train site's patients for test")
@@ -182,6 +187,7 @@ def _plan(accepted: list[tuple[Path, CaseRecord]], out: Path, config: PairConfig
                 levels=config.levels_of(task),
                 seed=config.seed,
                 max_slices=config.max_slices_per_case,
+                slice_choice=config.slice_choice,
                 options=config.options_of(record.site, task),
                 out=out.absolute(),
                 ct_folder=ct_folder,

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
@@ -17,6 +18,7 @@ from mira.storage import atomic_folder, read_json, write_json
 from mira.tasks import Task
 from mira.volume import Volume, read_nifti, write_nifti
 
+SliceChoice = Literal["spread", "run"]
 STEP_VERSION = 1  # raise when the same inputs and config would give other pairs
 
 
@@ -30,6 +32,7 @@ class Work(Record):
         levels: levels to make.
         seed: seed of the run.
         max_slices: slices to take at most; 0 for all.
+        slice_choice: which of them, see `choose_slices`.
         out: root of all pairs.
         options: parameters of the simulator.
         ct_folder: for a PET, where the CT of its examination lies; None without one.
@@ -44,6 +47,7 @@ class Work(Record):
     levels: tuple[float, ...]
     seed: int
     max_slices: int
+    slice_choice: SliceChoice = "spread"
     options: dict[str, OptionValue] = Field(default_factory=dict)
     out: Path
 
@@ -63,6 +67,8 @@ class Work(Record):
             self.seed,
             self.max_slices,
         ]
+        if self.slice_choice != "spread":
+            facts.append(self.slice_choice)
         if self.options:
             facts.append(self.options)
         if self.ct_record is not None:
@@ -100,7 +106,7 @@ def make(work: Work) -> Made:
         if earlier.key == work.key:
             return earlier.model_copy(update={"reused": True})
     whole = read_volume(work.case_folder)
-    first, stride = choose_slices(len(whole.voxels), work.max_slices)
+    first, stride = choose_slices(len(whole.voxels), work.max_slices, work.slice_choice)
     reference = every(whole, first, stride, work.max_slices)
     try:
         with atomic_folder(target) as folder:
@@ -136,13 +142,16 @@ def make(work: Work) -> Made:
     return result
 
 
-def choose_slices(count: int, maximum: int) -> tuple[int, int]:
-    """First slice and stride that take at most `maximum` slices evenly through `count`; all of them for 0.
+def choose_slices(count: int, maximum: int, choice: SliceChoice = "spread") -> tuple[int, int]:
+    """First slice and stride that take at most `maximum` of `count` slices; all of them for 0.
 
-    A constant stride keeps the volume regular: its affine still tells where every slice lies.
+    They are spread evenly through the case, or are the neighbours of a run in its middle. A constant stride keeps the
+    volume regular: its affine still tells where every slice lies.
     """
     if maximum == 0 or count <= maximum:
         return 0, 1
+    if choice == "run":
+        return (count - maximum) // 2, 1
     stride = -(-count // maximum)
     taken = min(maximum, -(-count // stride))
     return (count - 1 - (taken - 1) * stride) // 2, stride

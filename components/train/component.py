@@ -44,6 +44,7 @@ def train(
     from pathlib import Path
 
     from components.command import configure, reported
+    from components.export.config import check_served
     from components.kubeflow_outputs import log_metrics
     from components.train.step import TrainConfig
     from components.train.step import train as run
@@ -63,6 +64,7 @@ def train(
             tracking_uri=tracking_uri,
             work_dir=str(Path(workspace) / "training") if workspace else "",
         )
+        check_served(settings.slices)  # what the pipeline trains, it exports
         run(Path(pairs.path), network, Path(model.path), settings)
     training = json.loads((Path(model.path) / "training.json").read_text(encoding="utf-8"))
     log_metrics(metrics, {name: value for name, value in training.items() if isinstance(value, int | float)})

@@ -22,7 +22,7 @@ from components.train.pictures import draw_samples
 from components.train.start import Start, StartedFrom, find_start
 from components.train.unfinished import work_folder
 from mira.cases import Record
-from mira.pairs import read_index
+from mira.pairs import Split, check_neighbours, read_index
 from mira.storage import atomic_folder, hash_file, read_json, write_json, write_text
 from mira.tasks import Task
 
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from model.config import ModelConfig
     from model.training import Settings, Trained
     from model.validation import Sample
+
+
+LEARNT_FROM: tuple[Split, ...] = ("train", "validation")
 
 
 class TrainConfig(Record):
@@ -61,6 +64,12 @@ class TrainConfig(Record):
     indicator_weight: float = Field(0.1, ge=0, description="weight of the losses of modality and degradation")
     error_map: bool = Field(
         True, description="whether the network also predicts the error of each pixel; the restoration is the same"
+    )
+    slices: int = Field(
+        1,
+        ge=1,
+        description="neighbouring slices that the network sees, an odd number: 1 for the slice alone, 3 for those "
+        "above and below it as well, which needs pairs of neighbours (pair.slice_choice: run) and cannot be served",
     )
     clean_share: float = Field(0.05, ge=0, le=0.5, description="share of the inputs that are left undegraded")
     seed: int = Field(1, ge=0, description="seed of weights and patches")
@@ -134,12 +143,16 @@ def train(pairs: Path, network: str, out: Path, config: TrainConfig) -> TrainSum
     Raises:
         DataRejected: when there is nothing to train on, a split leaks, or a volume holds values that are not numbers.
         ConfigurationError: for an unknown network, a device that is not here, weights to start from that are not
-            there or do not fit, or a training that has diverged.
+            there or do not fit, slices that are no neighbours where the network sees several, or a training that has
+            diverged.
         RetryableError: when MLflow is away.
     """
     index = read_index(pairs)
     tasks = tasks_of(network, index)
     check_leaks(index)
+    records = {split: [pair for task in tasks for pair in index.select(split, task=task)] for split in LEARNT_FROM}
+    shape = _shape(config)
+    check_neighbours((pair for split in LEARNT_FROM for pair in records[split]), shape.slices)
     from model.calibration import calibrate
     from model.data import Ranks
     from model.training import fit
@@ -147,10 +160,9 @@ def train(pairs: Path, network: str, out: Path, config: TrainConfig) -> TrainSum
 
     start = find_start(config.start_from, config.size, config.tracking_uri, config.start_sha256)
     if start is not None:
-        start.check(_shape(config))  # before minutes of reading pairs
+        start.check(shape)  # before minutes of reading pairs
     steps = config.steps_per_task * len(tasks)
-    volumes = load(pairs, [pair for task in tasks for pair in index.select("train", task=task)])
-    held_out = load(pairs, [pair for task in tasks for pair in index.select("validation", task=task)])
+    volumes, held_out = (load(pairs, records[split]) for split in LEARNT_FROM)
     samples = choose_samples(held_out, config.validation_slices)
     unseen = choose_samples(held_out, config.calibration_slices)
     settings = _settings(config, steps)
@@ -163,7 +175,7 @@ def train(pairs: Path, network: str, out: Path, config: TrainConfig) -> TrainSum
             announce(f"train {network}: {line}")
 
     work = work_folder(root, network, settings, index.data_version, begun, say)
-    begin = None if start is None else partial(start.network, _shape(config), say=say)
+    begin = None if start is None else partial(start.network, shape, say=say)
     if not first:
         with threads_of_torch(config.threads):
             trained = fit(volumes, [], settings, work, network=begin)
@@ -203,7 +215,7 @@ def _summary(
 def _shape(config: TrainConfig) -> "ModelConfig":
     from model.config import size_config
 
-    return replace(size_config(config.size), error_map=config.error_map)
+    return replace(size_config(config.size), error_map=config.error_map, slices=config.slices)
 
 
 def _settings(config: TrainConfig, steps: int) -> "Settings":

@@ -18,7 +18,7 @@ from mira.client.plan import TILE_SIDE, Restored, as_modality, check_volume, int
 from mira.client.retries import DEADLINE_S
 from mira.client.stream import RestoredSlice, Stream
 from mira.client.tls import Tls
-from mira.errors import ServingFailed
+from mira.errors import ConfigurationError, ServingFailed
 from mira.progress import track
 from mira.tasks import Modality
 
@@ -96,8 +96,8 @@ class Restorer:
         scale = intensity_scale(volume, kind, mr_scale)
 
         def through(engine: Engine) -> Restored:
-            name = self.engine.name
-            steps = restoration(volume, kind, scale, given, share_instruction, name, self._tile_side, want_error)
+            name, side = self.engine.name, self._tile_side
+            steps = restoration(volume, kind, scale, given, share_instruction, name, side, want_error, engine.slices)
             batches = next(steps)
             while True:
                 try:
@@ -138,10 +138,15 @@ class Restorer:
             instruction: an instruction to use instead of the estimated one, [D].
 
         Raises:
-            ConfigurationError: for an MR series without its scale.
+            ConfigurationError: for an MR series without its scale, or a network that sees a slice's neighbours.
             DataRejected: for a slice that cannot be restored, or has another size than the first.
             ServingFailed: when the network refuses or cannot be reached, or its version changes on the way.
         """
+        if self.engine.slices > 1:
+            raise ConfigurationError(
+                f"{self.engine.name} sees {self.engine.slices} slices at a time, and a stream gives them one by one. "
+                "Give the whole volume to restore_slices."
+            )
         plan = Stream(as_modality(modality), mr_scale, instruction, self._tile_side)
         waiting: deque[tuple[int, list[Future[Answer]]]] = deque()
         with ThreadPoolExecutor(max_workers=self._in_flight) as pool:

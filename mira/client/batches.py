@@ -21,7 +21,8 @@ class Batch:
     """Slices of one size with what the network must know about them.
 
     Attributes:
-        image: float32 [slices, 1, rows, columns] in native units.
+        image: float32 [slices, 1, rows, columns] in native units; [slices, n, rows, columns], each slice in the middle,
+            for an engine whose network sees n slices at a time.
         modality: index of the modality, the same for all slices.
         mr_scale: robust intensity scale of the MR volume; any positive number otherwise.
         instruction: float32 [D], or None to let the network estimate its own.
@@ -93,11 +94,19 @@ class Answer:
 
 
 class Engine(Protocol):
-    """Anything that runs the network; called by several threads at once."""
+    """Anything that runs the network; called by several threads at once.
+
+    Attributes:
+        name: name of the network.
+        instruction_size: length of its instruction.
+        error_map: whether it can be asked for the expected error.
+        slices: how many neighbouring slices it sees at a time; 1 for every network that is served.
+    """
 
     name: str
     instruction_size: int
     error_map: bool
+    slices: int
 
     def infer(self, batch: Batch) -> Answer:
         """Restore one batch."""

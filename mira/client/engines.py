@@ -30,6 +30,7 @@ class TritonProtocol:
 
     _once = False  # whether a failure is final
     error_map = False  # whether it can be asked for `ERROR_MAP` as well; `learn` finds out
+    slices = 1  # that the network sees at a time: a request carries no neighbours
 
     def __init__(self, url: str, model: str, version: str, deadline_s: float, tls: Tls | None = None) -> None:
         try:

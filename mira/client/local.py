@@ -20,6 +20,8 @@ class LocalEngine:
         ServingFailed: when it is not a MIRA-Net that ONNX Runtime can load, or its metadata.json is damaged.
     """
 
+    slices = 1  # that the network sees at a time; no other is exported
+
     def __init__(self, path: Path, threads: int = 0) -> None:
         try:
             import onnxruntime

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from mira.client.batches import LARGEST_BATCH, LARGEST_REQUEST, Answer, Batch, Floats
 from mira.errors import ConfigurationError, DataRejected, ServingFailed
+from mira.neighbours import with_neighbours
 from mira.tasks import Modality
 from mira.tiles import Tile, join, tiles
 
@@ -64,6 +65,7 @@ class Plan:
         scale: its robust intensity scale; 1 for CT and PET.
         tile_side: side of the tiles of slices that are too large for one request.
         want_error: whether the batches, probes aside, ask for the expected error.
+        slices: how many neighbouring slices the network sees; probes, which it only looks at, are slices alone.
     """
 
     def __init__(
@@ -73,8 +75,9 @@ class Plan:
         scale: float,
         tile_side: int = TILE_SIDE,
         want_error: bool = False,
+        slices: int = 1,
     ) -> None:
-        self.shape, self._want_error = volume.shape, want_error
+        self.shape, self._want_error, self._slices = volume.shape, want_error, slices
         self._volume, self._modality, self._scale = padded(volume), modality.number, scale
         rows, columns = self._volume.shape[1:]
         whole = Tile(0, rows, 0, columns)
@@ -84,7 +87,7 @@ class Plan:
         """All batches: tile by tile, slices in order."""
         return [
             replace(
-                self._batch(range(start, min(start + step, len(self._volume))), tile, instruction),
+                self._batch(range(start, min(start + step, len(self._volume))), tile, instruction, self._slices),
                 want_error=self._want_error,
             )
             for tile in self.tiles
@@ -110,14 +113,14 @@ class Plan:
         return [self._probe([places[place][0]], places[place][1]) for place in sorted(best)]
 
     def _probe(self, indices: list[int] | NDArray[np.intp], tile: Tile) -> Batch:
-        return replace(self._batch(indices, tile, None), only_estimates=True)
+        return replace(self._batch(indices, tile, None, 1), only_estimates=True)
 
-    def _batch(self, indices: range | list[int] | NDArray[np.intp], tile: Tile, instruction: Floats | None) -> Batch:
-        # slices that follow each other are not copied
-        chosen = slice(indices.start, indices.stop) if isinstance(indices, range) else indices
-        image = self._volume[chosen][(slice(None), *tile.window)]
+    def _batch(
+        self, indices: range | list[int] | NDArray[np.intp], tile: Tile, instruction: Floats | None, slices: int
+    ) -> Batch:
+        image = with_neighbours(self._volume[(slice(None), *tile.window)], indices, slices)
         weight = 0.0 if instruction is None else 1.0
-        return Batch(image[:, None], self._modality, self._scale, instruction, weight)
+        return Batch(image, self._modality, self._scale, instruction, weight)
 
     def joined(self, answers: list[Answer]) -> tuple[Floats, Floats, Floats, Floats]:
         """Voxels, modality probabilities, degradations and instructions [slices, ...] of the answers to `batches`."""
@@ -169,6 +172,7 @@ def restoration(
     model: str,
     tile_side: int = TILE_SIDE,
     want_error: bool = False,
+    slices: int = 1,
 ) -> Steps:
     """Restore a volume: probe it, ask for all of it with the shared instruction, and again if the version changed.
 
@@ -184,11 +188,12 @@ def restoration(
         model: name of the network, for the result.
         tile_side: side of tiles.
         want_error: whether to ask for the expected error.
+        slices: how many neighbouring slices the network sees.
 
     Raises:
         ServingFailed: when the served version changed again and again.
     """
-    plan = Plan(volume, modality, scale, tile_side, want_error)
+    plan = Plan(volume, modality, scale, tile_side, want_error, slices)
     for _ in range(TRIES):
         used, versions = instruction, set[str]()
         if used is None and (len(plan.tiles) > 1 or (share and len(volume) > 1)):

@@ -148,7 +148,14 @@ def make_pairs(
 
 
 def make_network(
-    folder: Path, network: str, seed: int = 0, strength: float = 0.0, tasks=tuple(Task), run_id="", error_map=False
+    folder: Path,
+    network: str,
+    seed: int = 0,
+    strength: float = 0.0,
+    tasks=tuple(Task),
+    run_id="",
+    error_map=False,
+    slices: int = 1,
 ) -> Path:
     """A checkpoint folder as train writes it: the identity for strength 0, random changes of the input otherwise."""
     from dataclasses import replace
@@ -161,12 +168,14 @@ def make_network(
 
     config = ModelConfig("custom", (8, 8, 8, 8), (1, 1, 1, 1), (1, 1, 1), guidance_width=4, instruction_dim=8)
     # a network that keeps local means takes noise out of PET by itself
-    config = replace(config, error_map=error_map, keeps_local_mean=strength > 0)
+    config = replace(config, error_map=error_map, keeps_local_mean=strength > 0, slices=slices)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         net = MiraNet(config)
         if strength:
             torch.nn.init.normal_(net.head.weight, std=strength)
+        if slices > 1:
+            torch.nn.init.normal_(net.stem.weight, std=0.3)
     own = tuple(tasks) if network == "unified" else (Task(network),)
     folder.mkdir(parents=True, exist_ok=True)
     save_checkpoint(folder, net, Checkpoint(network, "custom", own, config, "0.1.0", "0123456789abcdef"))

@@ -14,6 +14,7 @@ from components.kubeflow_outputs import describe_evaluation
 from mira.client import Restorer
 from mira.client.weights import weights_engine
 from mira.errors import ConfigurationError, DataRejected
+from mira.pairs import write_index
 from mira.quality.metrics import measure_slices
 from mira.storage import hash_file, read_json
 from mira.tasks import Modality, Task
@@ -74,6 +75,37 @@ def test_slices_are_restored_as_a_client_restores_their_series(run):
             assert len(slices.index) == 2 < len(volume)
             assert np.abs(served.voxels - volume).max() > 0.1
             np.testing.assert_allclose(restored, served.voxels[slices.index], rtol=1e-4, atol=1e-3)
+
+
+def test_a_network_that_sees_neighbours_is_measured_amid_those_of_the_volume(run, tmp_path):
+    index, _, _, root = run
+    folder = make_network(tmp_path / "three", "unified", seed=3, strength=0.3, error_map=True, slices=3)
+    network, _ = load_restorer(folder)
+    with Restorer(weights_engine(str(folder)), in_flight=1) as client:
+        for pair in index.select("local")[::2]:
+            slices = load_slices(root / "pairs", pair, 2, 0)
+            item = measure(slices, {"unified": network}, ["robust"], "unified", 4)
+            volume = read_nifti(root / "pairs" / pair.degraded).voxels
+            served = client.restore_slices(volume, pair.modality, mr_scale=pair.mr_scale, want_error=True)
+            assert np.abs(served.voxels - volume).max() > 0.1
+            np.testing.assert_allclose(item.restored["unified"], served.voxels[slices.index], rtol=1e-4, atol=1e-3)
+            np.testing.assert_allclose(item.predicted_error, served.predicted_error[slices.index], rtol=1e-4)
+            lonely = client.restore_slices(volume[slices.index], pair.modality, mr_scale=pair.mr_scale)
+            assert np.abs(lonely.voxels - served.voxels[slices.index]).max() > 0.01  # other neighbours
+
+
+def test_slices_that_are_no_neighbours_prove_nothing_of_a_network_that_sees_several(run, tmp_path):
+    index = run[0]
+    parameters = {"slice_stride": 2}
+    apart = [
+        pair.model_copy(update={"physics": pair.physics.model_copy(update={"parameters": parameters})})
+        for pair in index.pairs
+    ]
+    write_index(tmp_path / "pairs", index.model_copy(update={"pairs": apart}))
+    folder = make_network(tmp_path / "three", "unified", slices=3)
+    with pytest.raises(ConfigurationError, match=r"needs pairs of neighbouring slices, .* \(stride 2\)"):
+        evaluate(tmp_path / "pairs", [folder], None, tmp_path / "out", CONFIG)
+    assert not (tmp_path / "out").exists()
 
 
 def test_figures_are_those_of_the_quality_package_on_the_stored_volumes(run):

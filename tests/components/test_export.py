@@ -14,7 +14,7 @@ from components.export.parity import Difference, Probe, held_out, resized
 from components.export.step import expectations, export
 from components.export.verdict import Verdict
 from components.promote import signing
-from mira.errors import DataRejected, ServingFailed
+from mira.errors import ConfigurationError, DataRejected, ServingFailed
 from mira.pairs import read_index
 from mira.storage import hash_file, read_json, write_json
 from mira.tasks import Modality, Task
@@ -22,6 +22,7 @@ from mira.volume import read_nifti, write_nifti
 from model.checkpoint import Checkpoint, save_checkpoint
 from model.export import OnnxSession, random_restorer
 from model.restorer import Restorer
+from tests.components.made_up import make_network as little_network
 from tests.components.made_up import make_pairs
 
 pytestmark = pytest.mark.timeout(1800)  # a network is traced twice, which takes minutes on a busy machine
@@ -93,6 +94,15 @@ def test_a_network_that_the_gate_left_out_is_not_exported(made, tmp_path):
     summary = export(networks, tmp_path / "version.json", root / "pairs", tmp_path / "out", ExportConfig())
     assert list(summary.models) == ["mira_net"]
     assert not (tmp_path / "out" / "mira_net_pet").exists()
+
+
+def test_a_network_that_sees_neighbours_is_refused_before_any_work(tmp_path):
+    make_pairs(tmp_path / "pairs", patients=1, sites=(("alpha", "test"),), tasks=(Task.CT_DENOISING,))
+    folder = little_network(tmp_path / "three", "unified", slices=3)
+    write_json(tmp_path / "version.json", {"version": 7, "networks": {}})
+    with pytest.raises(ConfigurationError, match=r"sees 3 slices .*server takes single slices.*mira restore --weights"):
+        export([folder], tmp_path / "version.json", tmp_path / "pairs", tmp_path / "out", ExportConfig())
+    assert not (tmp_path / "out").exists()
 
 
 def test_parity_is_told_in_native_units(made):

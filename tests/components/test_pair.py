@@ -16,7 +16,7 @@ from mira.errors import ConfigurationError, DataRejected
 from mira.pairs import read_index, read_pair
 from mira.storage import hash_tree, write_json
 from mira.tasks import Task, Unit
-from mira.volume import Volume
+from mira.volume import Volume, read_nifti
 from tests.mira.case_records import case_record
 from tests.mira.test_degrade_mr_support import anatomy
 
@@ -218,6 +218,36 @@ def test_long_volumes_are_thinned_evenly_and_keep_their_geometry(tmp_path):
     assert entry.spacing_mm[0] == pytest.approx(9.0)
     first, stride = entry.physics.parameters["first_slice"], entry.physics.parameters["slice_stride"]
     assert (first, stride) == (0, 3)
+
+
+def test_a_run_holds_the_neighbours_in_the_middle_of_a_case(tmp_path):
+    root = tmp_path / "cases"
+    records = [make_case(root, "site-a", "a0", "CT", slices=25)]
+    validation = accept(tmp_path, records)
+    spread = pair(root, validation, tmp_path / "pairs", PairConfig(workers=1, max_slices_per_case=10))
+    named = PairConfig(workers=1, max_slices_per_case=10, slice_choice="spread")
+    assert pair(root, validation, tmp_path / "pairs", named) == spread.model_copy(update={"reused": 1})
+    config = PairConfig(workers=1, max_slices_per_case=10, slice_choice="run")
+    run = pair(root, validation, tmp_path / "pairs", config)
+    assert run.reused == 0
+    assert run.data_version != spread.data_version
+    entry = read_index(tmp_path / "pairs").pairs[0]
+    assert entry.shape == (10, SIDE, SIDE)
+    assert entry.spacing_mm[0] == pytest.approx(3.0)
+    assert (entry.physics.parameters["first_slice"], entry.slice_stride) == (7, 1)
+    case = read_nifti(records[0].folder(root) / "image.nii")
+    degraded, reference = read_pair(tmp_path / "pairs", entry)
+    np.testing.assert_array_equal(reference.voxels, case.voxels[7:17])
+    np.testing.assert_allclose(degraded.affine @ [0, 0, 0, 1], case.affine @ [0, 0, 7, 1])
+    assert read_nifti(tmp_path / "pairs" / entry.structures).voxels.shape == entry.shape
+
+
+@pytest.mark.parametrize(("count", "maximum"), [(7, 3), (100, 32), (5, 5), (9, 1), (33, 32), (9, 0)])
+def test_a_run_is_centred_and_leaves_none_out(count, maximum):
+    first, stride = choose_slices(count, maximum, "run")
+    taken = min(count, maximum or count)
+    assert stride == 1
+    assert abs(first - (count - first - taken)) <= 1
 
 
 @pytest.mark.parametrize(("count", "maximum"), [(7, 3), (100, 32), (267, 32), (5, 5), (9, 1), (33, 32)])

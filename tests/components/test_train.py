@@ -15,10 +15,11 @@ from components.train.pairs import check_leaks, load, tasks_of
 from components.train.step import TrainConfig, train
 from components.train.unfinished import digest_of_sources
 from mira.errors import ConfigurationError, DataRejected
-from mira.pairs import read_index, write_index
+from mira.pairs import check_neighbours, read_index, write_index
 from mira.storage import hash_file, read_json
 from mira.tasks import Task
 from mira.volume import Volume, write_nifti
+from model.checkpoint import load_restorer
 from tests.components.made_up import make_pairs
 
 SITES = (("alpha", "train"), ("beta", "validation"), ("delta", "test"), ("gamma", "local"))
@@ -185,6 +186,37 @@ def test_a_local_site_in_training_is_refused(store, tmp_path):
     root = changed(store, tmp_path / "leak", lambda pair: pair.model_copy(update={"site": "gamma"}))
     with pytest.raises(DataRejected, match="Site gamma is local"):
         check_leaks(read_index(root))
+
+
+def strided(pair, split="train", stride=3):
+    parameters = {**pair.physics.parameters, "slice_stride": stride if pair.split == split else 1}
+    return pair.model_copy(update={"physics": pair.physics.model_copy(update={"parameters": parameters})})
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_slices_that_are_no_neighbours_are_refused_for_a_network_that_sees_several(store, tmp_path, split):
+    root = changed(store, tmp_path / "strided", lambda pair: strided(pair, split))
+    with pytest.raises(
+        ConfigurationError, match=r"6 pairs .* \(stride 3\)\. Set pair\.slice_choice: run \(or pair\.max_sl"
+    ):
+        train(root, "unified", tmp_path / "out", TrainConfig(slices=3))
+    with pytest.raises(ConfigurationError, match="Give an odd number"):
+        train(root, "unified", tmp_path / "out", TrainConfig(slices=2))
+    assert [path.name for path in tmp_path.iterdir()] == ["strided"]
+    check_neighbours(read_index(root).pairs, 1)
+    check_neighbours(read_index(changed(store, tmp_path / "test", lambda pair: strided(pair, "x"))).pairs, 3)
+
+
+def test_a_network_that_sees_neighbours_is_trained_and_kept_as_one(store, tracking, tmp_path):
+    config = TrainConfig(tracking_uri=tracking, slices=3, run_name="three", **QUICK)
+    summary = train(store, "ct-denoising", tmp_path / "ct", config)
+    assert read_json(tmp_path / "ct" / "config.json")["model"]["slices"] == 3
+    assert client_of(tracking).get_run(summary.run_id).data.params["slices"] == "3"
+    assert set(summary.gain_db) == {"ct-denoising"}
+    restorer, _ = load_restorer(tmp_path / "ct")
+    assert restorer.network.stem.weight[:, 2:].any()
+    with pytest.raises(ConfigurationError, match="slices 3 instead of 1"):
+        train(store, "ct-denoising", tmp_path / "other", TrainConfig(start_from=str(tmp_path / "ct")))
 
 
 def test_validation_slices_know_their_case(store):

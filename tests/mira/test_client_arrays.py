@@ -17,7 +17,7 @@ from tests.triton.tiny_network import D, describe, tiny_network
 class Recorder:
     """An engine that adds one, estimates the mean of each slice as its instruction, and remembers what it was asked."""
 
-    name, instruction_size = "recorder", D
+    name, instruction_size, slices = "recorder", D, 1
 
     def __init__(self, sees: Modality = Modality.CT, versions: tuple[str, ...] = ("3",)) -> None:
         self.batches: list[Batch] = []

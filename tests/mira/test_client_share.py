@@ -57,7 +57,7 @@ def test_the_servers_configuration_says_it_all():
 class Voice:
     """An engine that answers with its version, or fails."""
 
-    error_map = False
+    error_map, slices = False, 1
 
     def __init__(self, version, fails=False):
         self.name, self.instruction_size, self.version, self.fails = "mira_net", 2, version, fails

@@ -14,6 +14,7 @@ from pydicom import dcmread
 from mira.cli import main
 from mira.client import Restorer, weights
 from mira.client.batches import Batch
+from mira.client.plan import probe_slices
 from mira.client.series import restore_all
 from mira.client.weights import weights_engine
 from mira.errors import ConfigurationError, DataRejected, ServingFailed
@@ -22,8 +23,9 @@ from mira.volume import Volume, nifti_description, read_nifti, write_nifti
 from model import released
 from model.checkpoint import load_restorer
 from model.engine import TorchEngine
-from model.inference import graph_inputs
+from model.inference import graph_inputs, restore_volume, shared_instruction
 from model.released import find_weights
+from tests.components.made_up import make_network
 from tests.mira.test_client_series import series
 from tests.model.made_up import release
 
@@ -122,6 +124,40 @@ def test_large_slices_travel_as_tiles_of_one_instruction(monkeypatch):
             tiled = restorer.restore_slices(given, "CT")
         whole = restorer.restore_slices(given, "CT", instruction=tiled.instruction)
     assert np.abs(tiled.voxels - whole.voxels)[:, 1:-1].max() < 0.1 * np.abs(whole.voxels - given).max()
+
+
+@pytest.fixture
+def three(tmp_path):
+    """Weights of a network that sees a slice's neighbours."""
+    return make_network(tmp_path / "three", "unified", seed=3, strength=0.3, error_map=True, slices=3)
+
+
+def test_a_network_that_sees_neighbours_gets_those_of_each_slice(three, monkeypatch):
+    given, large = volume(10), volume(2, 256)  # more slices than a batch has, and larger ones
+    graph, _ = load_restorer(three)
+    with Restorer(weights_engine(str(three)), in_flight=1, tile_side=192) as restorer:
+        whole = restorer.restore_slices(given, "CT", want_error=True)
+        monkeypatch.setattr("mira.client.plan.LARGEST_SLICE", 200 * 200)
+        tiled = restorer.restore_slices(large, "CT", instruction=whole.instruction).voxels
+        with pytest.raises(ConfigurationError, match="sees 3 slices at a time, and a stream gives them one by one"):
+            next(iter(restorer.stream(given, "CT")))
+    wanted = restore_volume(graph, given, Modality.CT, instruction=whole.instruction)
+    change = np.abs(wanted.voxels - given).max()
+    assert change > 1
+    np.testing.assert_allclose(whole.voxels, wanted.voxels, atol=1e-3 * change)
+    np.testing.assert_allclose(whole.predicted_error, wanted.predicted_error, rtol=1e-3)
+    amid = restore_volume(graph, large, Modality.CT, instruction=whole.instruction).voxels
+    np.testing.assert_allclose(tiled, amid, atol=0.01 * change)
+    shared = shared_instruction(graph, given[probe_slices(10)], Modality.CT)
+    np.testing.assert_allclose(whole.instruction, shared, atol=1e-5)
+
+
+def test_series_are_restored_by_a_network_that_sees_neighbours(three, tmp_path, capsys):
+    series(tmp_path / "in", "CT")
+    words = ["restore", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--weights", str(three)]
+    assert main([*words, "--confidence"]) == 0
+    assert "by mira_net " in capsys.readouterr().out
+    assert list((tmp_path / "out").rglob("*.dcm"))
 
 
 @pytest.mark.parametrize("which", ["released", "elsewhere"])

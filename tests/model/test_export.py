@@ -4,9 +4,27 @@ import pytest
 import torch
 
 from mira.errors import ServingFailed
+from model.config import ModelConfig
 from model.export import OnnxSession, example_inputs, export_onnx, random_restorer
 from model.export_gates import halve_gates
+from model.network import MiraNet
 from model.restorer import Restoration, Restorer
+
+
+@pytest.mark.slow
+def test_a_network_that_sees_neighbours_can_be_written_too(tmp_path):
+    network = MiraNet(ModelConfig("custom", (8, 8, 8, 8), (1, 1, 1, 1), (1, 1, 1), instruction_dim=8, slices=3))
+    torch.nn.init.normal_(network.head.weight, std=0.1)
+    torch.nn.init.normal_(network.stem.weight, std=0.3)
+    restorer = Restorer(network).eval()
+    path = export_onnx(restorer, tmp_path / "three.onnx")
+    for shape in ((1, 32, 32), (3, 33, 47)):
+        inputs = example_inputs(restorer, *shape)
+        assert inputs[0].shape[1] == 3
+        with torch.inference_mode():
+            expected = restorer(*inputs)
+        assert (expected.restored - inputs[0][:, 1:2]).abs().max() > 1
+        np.testing.assert_allclose(OnnxSession(path).run(inputs)["restored"], expected.restored, atol=2e-3)
 
 
 @pytest.fixture(scope="module")

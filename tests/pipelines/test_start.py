@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
+from mira.cli import main
 from mira.errors import ConfigurationError
 from mira.storage import hash_file
 from model import released
@@ -66,3 +67,10 @@ def test_a_run_without_released_weights_ends_before_its_first_step(asked: Any) -
 def test_a_run_on_this_machine_serves_beside_itself_unless_it_is_told_of_a_triton(asked: Any) -> None:
     assert asked()["triton_url"] == "embedded"
     assert asked({"url": "triton:8001"})["triton_url"] == "triton:8001"
+
+
+def test_networks_that_the_server_does_not_take_are_refused_before_anything_is_made(tmp_path: Path) -> None:
+    (tmp_path / "three.yaml").write_text("train: {slices: 3}\n")
+    words = ["run", "--config", str(tmp_path / "three.yaml"), "--workspace", str(tmp_path / "workspace")]
+    assert main(words) == ConfigurationError.exit_code
+    assert not (tmp_path / "workspace").exists()
