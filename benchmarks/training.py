@@ -12,7 +12,7 @@ import json
 import statistics
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -61,7 +61,7 @@ def run_steps(arguments: argparse.Namespace, from_memory: bool, precision: str, 
 
     torch.manual_seed(0)
     device = torch.device(arguments.device)
-    network = MiraNet(size_config(arguments.size))
+    network = MiraNet(replace(size_config(arguments.size), error_map=True))  # as the train step has it
     channels_last(network)
     task = RestorationTask(network, 1000, 1e-3, 1e-3, 10, 0.99, 0.1).to(device)
     losses = torch.compile(task.losses) if compiled else task.losses

@@ -21,6 +21,10 @@ Row = dict[str, float]
 Sink = Callable[[int, Row], None]
 
 
+class Diverged(ConfigurationError):
+    """A training has no finite figures or weights any more."""
+
+
 def round_ends(trainer: pl.Trainer, steps_per_round: int) -> bool:
     """Whether the step just done was the last of a round or of the training."""
     return bool(trainer.global_step % steps_per_round == 0 or trainer.global_step == trainer.max_steps)
@@ -29,7 +33,7 @@ def round_ends(trainer: pl.Trainer, steps_per_round: int) -> bool:
 class Curves(pl.Callback):  # type: ignore[misc]  # lightning is not followed
     """Mean losses every few steps and validation figures every round, kept in the checkpoint.
 
-    A training that has diverged ends here with `ConfigurationError`, before its weights get into a resume point.
+    A training that has diverged ends here with `Diverged`, before its weights get into a resume point.
 
     Args:
         log_every: steps between two rows of losses.
@@ -83,9 +87,9 @@ class Curves(pl.Callback):  # type: ignore[misc]  # lightning is not followed
         self.rows.append({"step": float(step), **figures})
         self.sink(step, figures)
 
-    def _diverged(self, what: str, step: int) -> ConfigurationError:
+    def _diverged(self, what: str, step: int) -> Diverged:
         last = (step - 1) // self.steps_per_round * self.steps_per_round
-        return ConfigurationError(
+        return Diverged(
             f"The training has diverged: at step {step} there is no finite number any more for: {what}. Lower "
             "train.learning_rate and start again; that begins anew. Without a change it goes on from "
             + (f"the last resume point, step {last}, whose weights are sound." if last else "its beginning.")

@@ -1,7 +1,7 @@
 """Sizes of MIRA-Net: everything that decides the shapes of its weights."""
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from mira.errors import ConfigurationError
 
@@ -72,11 +72,31 @@ class ModelConfig:
         """
         try:
             fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-            return cls(**BEFORE | fields)
+            config = cls(**BEFORE | fields)
         except TypeError as error:
             raise ConfigurationError(
                 f"The network's configuration cannot be read: {error}. Use its own version."
             ) from error
+        odd = [name for name, words in WORDS.items() if getattr(config, name) not in words]
+        odd += [name for name, count in COUNTS.items() if not _sizes(getattr(config, name), count)]
+        if odd:
+            raise ConfigurationError(
+                f"The network's configuration has no usable {', '.join(odd)}. Get config.json again; it belongs to the "
+                "weights beside it."
+            )
+        return config
+
+
+# What `from_dict` takes: words, and how many sizes from 1 to `LARGEST` (0: a number, no list).
+WORDS = {"guide": get_args(Guide), "modulation": get_args(ModulationKind)}
+COUNTS = {"widths": 4, "encoder_blocks": 4, "decoder_blocks": 3}
+COUNTS |= dict.fromkeys(("expansion", "guidance_width", "instruction_dim", "pathways"), 0)
+LARGEST = 4096
+
+
+def _sizes(value: object, count: int) -> bool:
+    numbers = value if isinstance(value, tuple) and count else (value,)
+    return len(numbers) == max(1, count) and all(type(n) is int and 1 <= n <= LARGEST for n in numbers)
 
 
 SIZES: dict[str, ModelConfig] = {

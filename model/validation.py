@@ -1,6 +1,6 @@
 """Validation while training: PSNR of a few whole slices, beside that of their degraded input.
 
-A quick figure for curves, in the windows of the `amir` convention; the evaluate step measures with named profiles.
+A quick figure for curves, in the windows of the profile `robust`; the evaluate step measures with named profiles.
 """
 
 import math
@@ -20,6 +20,7 @@ WINDOWS = {
     Task.PET_SYNTHESIS: (0.0, 20.0),
     Task.MRI_SUPER_RESOLUTION: (0.0, 4095.0),
 }
+MR_UNIT = 1000.0  # what the robust scale of an MR case becomes, as in the profile `robust`
 MINIMUM_SIDE = 32
 
 
@@ -97,14 +98,23 @@ def choose_samples(volumes: Sequence[PairedVolume], per_task: int) -> list[Sampl
     return samples
 
 
-def psnr(test: NDArray[np.float32], reference: NDArray[np.float32], task: Task) -> float | None:
+def psnr(
+    test: NDArray[np.float32], reference: NDArray[np.float32], task: Task, mr_scale: float = MR_UNIT
+) -> float | None:
     """PSNR in dB of a slice clipped to its task's window; the range is max - min of the reference.
+
+    Args:
+        test: [H, W] in native units.
+        reference: the same.
+        task: its task.
+        mr_scale: robust scale of an MR case, which becomes `MR_UNIT`: native values may lie beyond any window.
 
     Returns:
         None where the reference is flat or the images are equal, since the figure is not defined there.
     """
     low, high = WINDOWS[task]
-    test, reference = test.clip(low, high), reference.clip(low, high)
+    unit = MR_UNIT / mr_scale if task is Task.MRI_SUPER_RESOLUTION else 1.0
+    test, reference = (test * unit).clip(low, high), (reference * unit).clip(low, high)
     span = float(reference.max() - reference.min())
     error = float(np.mean((test.astype(np.float64) - reference) ** 2))
     return None if span == 0 or error == 0 else 10 * float(np.log10(span * span / error))
@@ -121,7 +131,7 @@ def validate(restorer: Restorer, samples: Sequence[Sample]) -> dict[str, float]:
     restored = restore_samples(restorer, samples)
     for task in Task:
         rows = [
-            (psnr(image, sample.reference, task), psnr(sample.degraded, sample.reference, task))
+            tuple(psnr(shown, sample.reference, task, sample.mr_scale) for shown in (image, sample.degraded))
             for sample, image in zip(samples, restored, strict=True)
             if sample.task is task
         ]

@@ -31,7 +31,9 @@ OPEN = {"trials", "seed", "train"}  # may change within a study; `train` counts 
 class SearchConfig(Record):
     """Parameters of the search, section `search`; the section `train` gives all that is not searched."""
 
-    trials: int = Field(20, ge=1, description="trainings in all; a search that was cut off goes on to this number")
+    trials: int = Field(
+        20, ge=1, description="trainings in all, diverged ones too; a search that was cut off goes on to this number"
+    )
     steps_per_task: int = Field(300, ge=1, description="optimiser steps for each task in a trial")
     learning_rate: tuple[float, float] = Field((1e-3, 1e-2), description="smallest and largest peak learning rate")
     batch_size: list[int] = Field([2, 4, 8], description="batch sizes to choose from, at equal numbers of patches")
@@ -45,7 +47,7 @@ class SearchSummary(Record):
     """What a search found.
 
     Attributes:
-        trials: finished trials.
+        trials: finished trials, those that diverged among them.
         gain_db: mean over tasks of the validation gain in the best one.
         best: its parameters; also in best.yaml, as a section `train` for `--config`.
     """
@@ -69,18 +71,20 @@ def search(pairs: Path, network: str, out: Path, config: SearchConfig) -> Search
         config: parameters.
 
     Raises:
-        ConfigurationError: when Optuna is not installed, or a parameter cannot be used.
+        ConfigurationError: when Optuna is not installed, a parameter cannot be used, or every trial diverged.
         DataRejected: when there are no pairs, or no validation pairs to compare by.
     """
     try:
         import optuna
     except ImportError as error:
         raise ConfigurationError("The search needs Optuna: pip install 'mira-net[search]'.") from error
+    from model.callbacks import Diverged
+
     base = configure(TrainConfig, config.train, "search, train")
     patches = config.steps_per_task * base.batch_size
     out.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    finished = optuna.trial.TrialState.COMPLETE
+    finished = [optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED]  # pruned: it diverged
     name = study_name(read_index(pairs).data_version, network, base, config)
     study = optuna.create_study(
         study_name=name,
@@ -88,8 +92,9 @@ def search(pairs: Path, network: str, out: Path, config: SearchConfig) -> Search
         direction="maximize",
         load_if_exists=True,
     )
-    known = len(study.get_trials(states=[finished]))
-    study.sampler = optuna.samplers.TPESampler(seed=config.seed + known)  # the same seed would draw the same trials
+    known = len(study.get_trials(states=finished))
+    # the same seed would draw the same trials again, those that were cut off included
+    study.sampler = optuna.samplers.TPESampler(seed=config.seed + len(study.trials))
 
     def objective(trial: "optuna.Trial") -> float:
         batch_size = trial.suggest_categorical("batch_size", config.batch_size)
@@ -103,7 +108,11 @@ def search(pairs: Path, network: str, out: Path, config: SearchConfig) -> Search
                 "run_name": f"search-{network}-{trial.number}",
             }
         )
-        summary = train(pairs, network, out / name / f"trial-{trial.number}", chosen)
+        try:
+            summary = train(pairs, network, out / name / f"trial-{trial.number}", chosen)
+        except Diverged as error:
+            announce(f"trial {trial.number}: diverged at a learning rate of {chosen.learning_rate:.2g}")
+            raise optuna.TrialPruned from error
         if not summary.gain_db:
             raise DataRejected("There are no validation pairs, so trials cannot be compared. Raise validation_share.")
         trial.set_user_attr("mlflow_run", summary.run_id)
@@ -113,9 +122,11 @@ def search(pairs: Path, network: str, out: Path, config: SearchConfig) -> Search
 
     announce(f"study {name}: {known} of {config.trials} trials are there")
     study.optimize(objective, n_trials=max(0, config.trials - known))
+    if not study.get_trials(states=[optuna.trial.TrialState.COMPLETE]):
+        raise ConfigurationError("Every trial of the search diverged. Lower both bounds of search.learning_rate.")
     best = dict(study.best_trial.params)
     write_text(out / BEST_FILE, yaml.safe_dump({"train": best}, sort_keys=True))
-    return SearchSummary(trials=len(study.get_trials(states=[finished])), gain_db=study.best_value, best=best)
+    return SearchSummary(trials=len(study.get_trials(states=finished)), gain_db=study.best_value, best=best)
 
 
 def study_name(data_version: str, network: str, base: TrainConfig, config: SearchConfig) -> str:

@@ -6,9 +6,10 @@ import yaml
 from components.command import load_config
 from components.train.search import SearchConfig, search
 from components.train.step import TrainConfig
-from mira.errors import DataRejected
+from mira.errors import ConfigurationError, DataRejected
 from mira.pairs import write_index
 from mira.tasks import Task
+from model.callbacks import Diverged
 from tests.components.made_up import make_pairs
 from tests.components.test_train import QUICK, SITES
 
@@ -18,7 +19,7 @@ pytest.importorskip("optuna", reason="the search extra is not installed")
 def config(tmp_path, **changes):
     train = {**QUICK, "tracking_uri": f"sqlite:///{tmp_path}/mlflow.db", "rounds": 1}
     train.pop("steps_per_task")
-    return SearchConfig(trials=2, steps_per_task=4, patch_size=[32], train=train, **changes)
+    return SearchConfig(**{"trials": 2, "steps_per_task": 4, "patch_size": [32], "train": train, **changes})
 
 
 def made_up_trials(monkeypatch):
@@ -67,6 +68,25 @@ def test_trials_after_a_cut_are_new_ones(tmp_path, monkeypatch):
         found = search(tmp_path / "pairs", "ct-denoising", tmp_path / "search", wanted)
     assert found.trials == len(tried) == 6
     assert len({chosen.learning_rate for chosen in tried}) == 6
+
+
+def test_a_diverged_trial_does_not_end_the_search(tmp_path, monkeypatch):
+    make_pairs(tmp_path / "pairs", patients=1, sites=SITES, tasks=(Task.CT_DENOISING,))
+    tried = []
+
+    def train(pairs, network, out, chosen):
+        tried.append(chosen.learning_rate)
+        if len(tried) != 2:
+            raise Diverged("no finite number any more")
+        return SimpleNamespace(gain_db={"ct-denoising": 1.0}, run_id="0")
+
+    monkeypatch.setattr("components.train.search.train", train)
+    found = search(tmp_path / "pairs", "ct-denoising", tmp_path / "search", config(tmp_path, trials=3))
+    assert (found.trials, len(set(tried))) == (3, 3)
+    assert found.best["learning_rate"] == tried[1]
+    tried.extend([0.0, 0.0])
+    with pytest.raises(ConfigurationError, match="Every trial of the search diverged"):
+        search(tmp_path / "pairs", "ct-denoising", tmp_path / "another", config(tmp_path, trials=2))
 
 
 def test_other_pairs_parameters_or_ranges_are_another_study(tmp_path, monkeypatch):

@@ -3,10 +3,10 @@ import json
 import pytest
 import torch
 
-from mira.errors import DataRejected
+from mira.errors import ConfigurationError, DataRejected
 from mira.tasks import Task
 from model.checkpoint import UNIFIED, Checkpoint, load_restorer, read_checkpoint, save_checkpoint
-from model.config import ModelConfig
+from model.config import ModelConfig, size_config
 from model.network import MiraNet
 
 LITTLE = ModelConfig("custom", (8, 8, 8, 8), (1, 1, 1, 1), (1, 1, 1), guidance_width=4, instruction_dim=8)
@@ -60,3 +60,23 @@ def test_weights_that_do_not_fit(folder):
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(DataRejected, match="do not fit"):
         load_restorer(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"modulation": "foo"}, "modulation"),
+        ({"guide": "foo"}, "guide"),
+        ({"widths": ["a", 32, 48, 64]}, "widths"),
+        ({"widths": [16, 32]}, "widths"),
+        ({"widths": 16}, "widths"),
+        ({"expansion": 0}, "expansion"),
+        ({"instruction_dim": [32]}, "instruction_dim"),
+        ({"pathways": True}, "pathways"),
+        ({"guidance_width": 10**9}, "guidance_width"),
+    ],
+)
+def test_a_network_that_cannot_be_is_refused_by_name(change, named):
+    assert ModelConfig.from_dict(size_config("small").to_dict()) == size_config("small")
+    with pytest.raises(ConfigurationError, match=f"no usable {named}"):
+        ModelConfig.from_dict({**size_config("tiny").to_dict(), **change})

@@ -191,6 +191,14 @@ class TestValidation:
         assert psnr(reference, reference, Task.CT_DENOISING) is None
         assert psnr(reference, np.ones_like(reference), Task.CT_DENOISING) is None
 
+    @pytest.mark.parametrize("scale", [1.0, 1000.0, 30_000.0])
+    def test_mr_is_measured_alike_at_any_intensity_scale(self, scale):
+        reference = np.zeros((40, 40), np.float32)
+        reference[:20] = scale
+        near, far = (psnr(reference * f, reference, Task.MRI_SUPER_RESOLUTION, scale) for f in (0.95, 0.9))
+        assert near - far == pytest.approx(20 * np.log10(2), abs=0.01)
+        assert near == pytest.approx(10 * np.log10(2 / 0.05**2), abs=0.01)
+
     def test_samples_are_spread_over_the_volumes(self):
         volumes = [paired(Task.PET_SYNTHESIS, seed) for seed in range(6)]
         assert [sample.name[-1] for sample in choose_samples(volumes, 3)] == ["0", "2", "4"]
