@@ -1,4 +1,4 @@
-"""Pictures of the study: quality against cost, unified against single-task, and sample slices."""
+"""Pictures of the study: quality against cost, unified against single-task, and the ablations."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
