@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta, timezone
 
 from pydicom import config
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
@@ -69,6 +70,19 @@ def tolerant() -> Iterator[None]:
         yield
     finally:
         _TOLERANCE.leave()
+
+
+def elements(header: Dataset) -> Iterator[DataElement]:
+    """The elements in the order of their tags, but for those that cannot be converted, such as a number of three bytes.
+
+    What pydicom says of such a value quotes it, and it may be a patient's.
+    """
+    for tag in sorted(header.keys()):
+        try:
+            element = header[tag]
+        except Exception:  # pydicom raises many types on a bad value, and all mean: not known
+            continue
+        yield element
 
 
 def values(header: Dataset, keyword: str) -> list[str]:

@@ -28,9 +28,9 @@ UNIT_PRIVATE = ((0x7053, "Philips PET Private Group", (0x00, 0x09)), (0x0009, "G
 
 
 def inherited(source: Dataset) -> Dataset:
-    """The source's attributes without private, overlay and stale ones."""
+    """The source's attributes without private, overlay and stale ones, and those whose bytes are no value of theirs."""
     dataset = Dataset()
-    for element in source:
+    for element in h.elements(source):
         tag = element.tag
         repeating = tag.group & 0xFF01 == 0x6000 or tag.group & 0xFF01 == 0x5000  # overlays and curves
         if not (tag.is_private or repeating or tag.element == 0 or element.keyword in STALE or tag.group == 0x0002):
@@ -41,7 +41,7 @@ def inherited(source: Dataset) -> Dataset:
 def _without_private(dataset: Dataset) -> Dataset:
     """A copy whose sequences carry no private attributes either; the source stays as it is."""
     result = Dataset()
-    for element in dataset:
+    for element in h.elements(dataset):
         if element.VR == "SQ":
             inner = [_without_private(item) for item in element.value or []]
             result.add_new(element.tag, "SQ", DicomSequence(inner))
