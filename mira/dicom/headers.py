@@ -14,6 +14,7 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
+from pydicom.tag import BaseTag
 
 from mira.dicom.raw import raw_text
 
@@ -77,12 +78,15 @@ def elements(header: Dataset) -> Iterator[DataElement]:
 
     What pydicom says of such a value quotes it, and it may be a patient's.
     """
-    for tag in sorted(header.keys()):
-        try:
-            element = header[tag]
-        except Exception:  # pydicom raises many types on a bad value, and all mean: not known
-            continue
-        yield element
+    found = (_element(header, tag) for tag in sorted(header.keys()))
+    yield from (element for element in found if element is not None)
+
+
+def _element(header: Dataset, tag: BaseTag) -> DataElement | None:
+    try:
+        return header[tag]
+    except Exception:  # pydicom raises many types on a bad value, and all mean: not known
+        return None
 
 
 def values(header: Dataset, keyword: str) -> list[str]:

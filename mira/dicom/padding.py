@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from mira.dicom import headers as h
+from mira.dicom.faults import why
 from mira.dicom.pixels import PADDING_HU_AT_MOST, Slice, padding_range, read_slices
 from mira.dicom.reasons import Refused
 from mira.dicom.volume import SeriesVolume
@@ -57,10 +58,11 @@ def paddings(source: SeriesVolume) -> list[Padding | None]:
         try:
             if last is None or last[0] != path:  # frames of one file follow each other
                 last = path, read_slices(path).slices
-        except Refused as error:
+        except (Refused, OSError) as error:
+            reason = error if isinstance(error, Refused) else why(error)
             raise DataRejected(
                 "A source file of this series cannot be read any more; its padding would be lost. Keep the source "
-                f"until the derived series is written ({error})."
+                f"until the derived series is written ({reason})."
             ) from error
         found.append(_padding(_of(last[1], header), source.modality))
     return found
