@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from mira.dicom.faults import why
-from mira.errors import ConfigurationError, RetryableError, ServingFailed
+from mira.errors import ConfigurationError, DataRejected, RetryableError, ServingFailed
 from mira.tasks import Modality
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -57,10 +57,12 @@ class Outcome:
     Attributes:
         delivered: what was restored.
         refusals: for what was not restored, the reason and how many files it concerns.
+        present: folders of series that were restored before, with those of their expected error.
     """
 
     delivered: list[Delivered] = field(default_factory=list)
     refusals: dict[str, int] = field(default_factory=dict)
+    present: list[Path] = field(default_factory=list)
 
     def refuse(self, why: Exception | str, files: int) -> None:
         """Count files that are not restored."""
@@ -73,6 +75,10 @@ class Outcome:
             return "there are no files in it"
         listed = sorted(self.refusals.items(), key=lambda item: -item[1])
         return "; ".join(f"{text}: {count} files" for text, count in listed[:5])
+
+    def nothing(self, path: Path) -> DataRejected:
+        """The error that says why nothing below a path was restored."""
+        return DataRejected(f"Nothing in {path} can be restored: {self.reasons}.")
 
 
 class RestorationIncomplete(ServingFailed):

@@ -133,6 +133,16 @@ def restore_all(
         StorageFailed: when the results cannot be written; what is complete stays.
         RetryableError: when disk or network fail before any series is read.
     """
+    outcome = restore_folder(restorer, path, out, progress, confidence)
+    if not outcome.delivered:
+        raise outcome.nothing(path)
+    return outcome.delivered, outcome.refusals
+
+
+def restore_folder(
+    restorer: Restorer, path: Path, out: Path, progress: bool = False, confidence: bool = False
+) -> Outcome:
+    """As `restore_all`, but what was restored before is told, and when that is all, it is no error."""
     outcome, failed, full = Outcome(), list[str](), ""
     with ExitStack() as held:
         volumes = _read(_scan(path, held), outcome)
@@ -143,6 +153,7 @@ def restore_all(
                 outcome.delivered.append(restore_series(restorer, volume, target, progress, confidence))
             except DataRejected as error:
                 outcome.refuse(error, len(volume.files))
+                outcome.present += [folder for folder in (target, _beside(target)) if folder.exists()]
             except MemoryError:
                 outcome.refuse("the memory of this machine does not hold it", len(volume.files))
             except ServingFailed as error:
@@ -159,9 +170,9 @@ def restore_all(
             f"complete, in {out}; the same command tries the rest again."
         )
         raise RestorationIncomplete(message, outcome) if failed else StorageFailed(message, outcome)
-    if not outcome.delivered:
-        raise DataRejected(f"Nothing in {path} can be restored: {outcome.reasons}.")
-    return outcome.delivered, outcome.refusals
+    if not outcome.delivered and not outcome.present:
+        raise outcome.nothing(path)
+    return outcome
 
 
 def _scan(path: Path, held: ExitStack) -> Scan:

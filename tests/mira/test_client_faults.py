@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mira.cli import main
+from mira.client.sent import remember_sent, unsent
 from mira.client.series import StorageFailed, restore_all, restore_nifti
 from mira.errors import ConfigurationError, DataRejected, RetryableError
 from tests.mira.dicom_enhanced import enhanced
@@ -132,6 +133,39 @@ def test_what_was_restored_before_the_disk_was_full_is_told_and_sent(tmp_path, f
     assert len(got) == 5
     assert "No space left on device" in said.err
     assert "1 of 3 series are complete" in said.err
+
+
+def test_the_next_run_sends_what_was_restored_but_not_sent(tmp_path, folder, network, capsys):  # noqa: F811
+    out = tmp_path / "out"
+    verb = ["restore", str(folder), "--model", str(network), "--out", str(out)]
+    assert main(verb) == 0
+    with archive(lambda _: 0xC001) as (peer, _):
+        assert main([*verb, "--send", f"ARCHIVE@127.0.0.1:{peer.port}"]) == RetryableError.exit_code
+    with archive(lambda _: 0x0000) as (peer, got):
+        where = f"ARCHIVE@127.0.0.1:{peer.port}"
+        series(folder / "d", SeriesInstanceUID="1.2.77", StudyInstanceUID="1.2.78")
+        series(tmp_path / "other", SeriesInstanceUID="1.2.79", SOPInstanceUID="1.2.80")
+        assert main(["restore", str(tmp_path / "other"), *verb[2:]]) == 0  # nobody asked for this one to be sent
+        capsys.readouterr()
+        assert main([*verb, "--send", where]) == 0
+        assert "20 files sent" in capsys.readouterr().out
+        assert len(set(got)) == 20
+        assert main([*verb, "--send", where]) == DataRejected.exit_code  # nothing is left to restore or to send
+        assert "exists already" in capsys.readouterr().err
+        assert len(got) == 20
+    assert len(list(out.rglob("*.dcm"))) == 25
+
+
+def test_what_an_archive_has_says_nothing_of_another(tmp_path):
+    files = [tmp_path / "001-ct" / name for name in ("0001.dcm", "0002.dcm")]
+    files[0].parent.mkdir()
+    for file in files:
+        file.touch()
+    assert unsent([tmp_path / "001-ct"], "A@host:1") == files
+    remember_sent(files, "A@host:1")
+    remember_sent([tmp_path / "gone" / "0001.dcm"], "A@host:1")
+    assert unsent([tmp_path / "001-ct"], "A@host:1") == []
+    assert unsent([tmp_path / "001-ct"], "B@host:1") == files
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="no /proc, where nobody may make a folder")
