@@ -64,7 +64,7 @@ def write_derived(
             or the folder exists.
     """
     check(source, voxels, out)
-    return write_series(source, encode(source, voxels), out, purpose, progress)
+    return write_series(source, encode(source, voxels, purpose.keeps_unseen), out, purpose, progress)
 
 
 def write_series(
