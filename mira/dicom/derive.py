@@ -29,7 +29,7 @@ from mira.dicom.derivation import (
     suffixed,
 )
 from mira.dicom.headers import tolerant
-from mira.dicom.inherited import inherited, keep_private, settle_conditions
+from mira.dicom.inherited import inherited, keep_private, settle_conditions, settle_time
 from mira.dicom.stored import Stored, encode
 from mira.dicom.syntaxes import may_be_lossy
 from mira.dicom.triage import CLASSIC, sop_class
@@ -160,6 +160,7 @@ def _derive(
     contributed = h.items(dataset, "ContributingEquipmentSequence")
     dataset.ContributingEquipmentSequence = DicomSequence([*contributed, equipment(purpose, moment)])
     name_coding_scheme(dataset)
+    settle_time(dataset)
     settle_conditions(dataset)
     keep_private(source, dataset)
     _set_pixels(dataset, source, values)

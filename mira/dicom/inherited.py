@@ -59,6 +59,17 @@ def keep_private(source: Dataset, dataset: Dataset) -> None:
                 block.add_new(element, "DT" if group == 0x0009 else "DS", value)
 
 
+def settle_time(dataset: Dataset) -> None:
+    """One time point of a dynamic PET is a static series: a derived series has one image at each position."""
+    kinds = h.values(dataset, "SeriesType")
+    if kinds[:1] != ["DYNAMIC"] or h.number(dataset, "NumberOfTimeSlices") == 1:
+        return
+    dataset.SeriesType = ["STATIC", *kinds[1:]]
+    index, slices = h.number(dataset, "ImageIndex"), h.number(dataset, "NumberOfSlices")
+    if index and slices:  # counted on from time point to time point (PS3.3 C.8.9.4.1.9)
+        dataset.ImageIndex = int((index - 1) % slices) + 1
+
+
 def settle_conditions(dataset: Dataset) -> None:
     """Attributes that the standard allows, or wants, under a condition only, where the source's scanner ignored it."""
     gated = set(h.values(dataset, "ScanOptions")) & {"CG", "PPG", "RG", "PG"}

@@ -114,6 +114,15 @@ def test_a_second_series_holds_it_in_declared_units(tmp_path, restorer, modality
         restore_series(restorer, tmp_path / "out-error", tmp_path / "again")
 
 
+@pytest.mark.parametrize("uid", [None, "hello"])
+def test_both_series_of_a_source_without_study_are_in_one_study(tmp_path, restorer, uid):
+    series(tmp_path / "in", StudyInstanceUID=uid)
+    delivered = restore_series(restorer, tmp_path / "in", tmp_path / "out", confidence=True)
+    files = [*delivered.files, *delivered.error_files]
+    assert len({dcmread(path).StudyInstanceUID for path in files}) == 1
+    assert len({dcmread(path).SeriesInstanceUID for path in files}) == 2
+
+
 def test_neither_series_is_written_when_one_of_the_folders_is_there(tmp_path, restorer, monkeypatch):
     series(tmp_path / "in")
     (tmp_path / "out-error").mkdir()

@@ -14,7 +14,7 @@ from mira.errors import ConfigurationError, DataRejected, RetryableError
 from tests.mira.dicom_enhanced import enhanced
 from tests.mira.test_client_send import archive
 from tests.mira.test_client_series import failing, folder, identity, network, series  # noqa: F401 - fixtures
-from tests.mira.test_derive import odd
+from tests.mira.test_derive_sources import odd
 
 SECRET = "Doe^Jane"
 WRITE, READ = "mira.client.series.write_derived", "mira.client.series.read_volumes"
