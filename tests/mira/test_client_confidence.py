@@ -56,7 +56,7 @@ def test_arrays_get_it_when_they_ask(restorer):
 
 
 def test_tiles_and_padding_are_treated_as_in_the_image(network, monkeypatch):
-    monkeypatch.setattr("mira.client.plan.LARGEST_SLICE", 10_000)
+    monkeypatch.setattr("mira.client.plan.LARGEST_SIDE", 100)
     with LocalRestorer(network, threads=1, tile_side=192) as restorer:
         large = restorer.restore_slices(volume(2, 300, 260), "CT", want_error=True)
         small = restorer.restore_slices(volume(2, 20, 24), "CT", want_error=True)
