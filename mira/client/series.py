@@ -1,6 +1,7 @@
 """Restoring files: a whole DICOM series into a derived series of the same study, or a NIfTI file into another."""
 
 import os
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,7 +10,7 @@ from mira.client.arrays import Restorer
 from mira.client.nifti import restore_nifti
 from mira.client.outcome import Delivered, Outcome, RestorationIncomplete, StorageFailed, writing
 from mira.client.plan import Restored
-from mira.client.targets import target_folders
+from mira.client.targets import Targets
 from mira.dicom.archive import opened
 from mira.dicom.derive import restored_by, write_derived
 from mira.dicom.expected_error import write_expected_error
@@ -74,7 +75,7 @@ def restore_series(
         return Delivered(source.modality, len(files), files, warnings, degradation, model, errors)
     with ExitStack() as held:
         found, outcome = _scan(source, held), Outcome()
-        volumes = _read(found, outcome)
+        volumes = list(_each(found, outcome))
         if len(volumes) != 1:
             count = f"{len(volumes)} usable series" if volumes else f"no usable series ({outcome.reasons})"
             raise DataRejected(f"{source} holds {count}. Give one series, or use restore_all.")
@@ -142,15 +143,22 @@ def restore_all(
 def restore_folder(
     restorer: Restorer, path: Path, out: Path, progress: bool = False, confidence: bool = False
 ) -> Outcome:
-    """As `restore_all`, but what was restored before is told, and when that is all, it is no error."""
+    """As `restore_all`, but what was restored before is told, and when that is all, it is no error.
+
+    One series after the other is read, restored and let go of, so that the memory needed is that of the largest.
+    """
     outcome, failed, full = Outcome(), list[str](), ""
+    targets: list[Path] = []
     with ExitStack() as held:
-        volumes = _read(_scan(path, held), outcome)
+        found = _scan(path, held)
         with writing(out):
-            targets = target_folders(out, volumes)
-        for volume, target in zip(volumes, targets, strict=True):
+            folders = Targets(out)
+        away = False
+        for volume in _each(found, outcome):
+            targets.append(target := folders.of(volume))
             try:
-                outcome.delivered.append(restore_series(restorer, volume, target, progress, confidence))
+                if not away and not full:  # the others are counted
+                    outcome.delivered.append(restore_series(restorer, volume, target, progress, confidence))
             except DataRejected as error:
                 outcome.refuse(error, len(volume.files))
                 outcome.present += [folder for folder in (target, _beside(target)) if folder.exists()]
@@ -158,11 +166,10 @@ def restore_folder(
                 outcome.refuse("the memory of this machine does not hold it", len(volume.files))
             except ServingFailed as error:
                 failed.append(str(error))
-                if isinstance(error, ServerAway):
-                    break
+                away = isinstance(error, ServerAway)
             except StorageFailed as error:
                 full = str(error)
-                break
+            del volume  # or it would be there while the next one is read
     if failed or full:
         complete = sum(target.exists() for target in targets)
         message = (
@@ -181,17 +188,16 @@ def _scan(path: Path, held: ExitStack) -> Scan:
         return scan(held.enter_context(opened(path)))
 
 
-def _read(found: Scan, outcome: Outcome) -> list[SeriesVolume]:
-    """Usable volumes of all series; what is not usable goes into the outcome with its reason."""
+def _each(found: Scan, outcome: Outcome) -> Iterator[SeriesVolume]:
+    """Usable volumes, series by series, not held here once given; the outcome says what is not usable, and why."""
     for rejected in found.rejected:
         outcome.refuse(rejected.reason.text, 1)
-    volumes: list[SeriesVolume] = []
     for series in found.series:
         read = _volumes(series.files, outcome)
-        volumes += read.volumes
         for refusal in read.refusals:
             outcome.refuse(refusal.reason.text, len(refusal.files))
-    return volumes
+        while read.volumes:
+            yield read.volumes.pop(0)
 
 
 def _volumes(files: list[Path], outcome: Outcome) -> SeriesResult:
