@@ -1,4 +1,4 @@
-"""Restoring a NIfTI file into another."""
+"""Restoring a NIfTI file into another with the same geometry: forms, codes, pixel sizes and unit of its header."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ from mira.dicom.reasons import Reason
 from mira.dicom.triage import OWN_MARKS
 from mira.errors import DataRejected
 from mira.tasks import Modality
-from mira.volume import Volume, nifti_description, read_nifti, write_nifti
+from mira.volume import Volume, nifti_description, nifti_geometry, read_nifti, write_nifti
 
 
 def restore_nifti(
@@ -53,7 +53,7 @@ def restore_nifti(
             f"{path} was {Reason.ALREADY_RESTORED.text.replace('series', 'file')}. Its header says so; --again does it "
             "all the same."
         )
-    volume = read_nifti(path)
+    volume, geometry = read_nifti(path), nifti_geometry(path)
     restored = restorer.restore_slices(
         volume.voxels, modality, mr_scale=mr_scale, progress=progress, want_error=confidence
     )
@@ -63,12 +63,13 @@ def restore_nifti(
         out.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".partial-", dir=out.parent) as name:
             words = f"restored by MIRA-Net: {model}; research use"
-            write_nifti(Path(name) / out.name, Volume(restored.voxels, volume.affine), description=words)
+            image = Volume(restored.voxels, volume.affine)
+            write_nifti(Path(name) / out.name, image, description=words, geometry=geometry)
             if restored.predicted_error is not None:
                 errors = [beside]
                 words = f"expected error (1 SD), {UNITS[modality][0]}, of MIRA-Net: {model}"
                 expected = Volume(restored.predicted_error, volume.affine)
-                write_nifti(Path(name) / beside.name, expected, description=words)
+                write_nifti(Path(name) / beside.name, expected, description=words, geometry=geometry)
                 os.replace(Path(name) / beside.name, beside)
             os.replace(Path(name) / out.name, out)
     degradation = float(restored.degradation.mean())
