@@ -156,12 +156,13 @@ def restore_folder(
         away = False
         for volume in _each(found, outcome):
             targets.append(target := folders.of(volume))
+            if target.exists():
+                outcome.present += [folder for folder in (target, _beside(target)) if folder.exists()]
             try:
                 if not away and not full:  # the others are counted
                     outcome.delivered.append(restore_series(restorer, volume, target, progress, confidence))
             except DataRejected as error:
                 outcome.refuse(error, len(volume.files))
-                outcome.present += [folder for folder in (target, _beside(target)) if folder.exists()]
             except MemoryError:
                 outcome.refuse("the memory of this machine does not hold it", len(volume.files))
             except ServingFailed as error:

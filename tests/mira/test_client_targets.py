@@ -62,6 +62,7 @@ def test_what_a_failed_run_did_not_come_to_is_counted(tmp_path, identity, monkey
     with pytest.raises(RestorationIncomplete, match=r"away\. 2 of 3 series are complete") as caught:
         restore_all(identity, source, out)
     assert [item.files[0].parent.name for item in caught.value.delivered] == ["002-ct"]
+    assert caught.value.outcome.present == [out / "001-ct"]
 
 
 def test_a_series_that_has_grown_is_restored_as_a_whole(tmp_path, identity):
