@@ -3,7 +3,7 @@
 import gzip
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,12 @@ GZIPPED = {".gz", ".mgz"}
 NUMBERS = "iuf"
 """Kinds of voxels that a volume may have: whole numbers with and without sign, and fractions."""
 CHUNK_BYTES = 2**20
+GEOMETRY = (
+    "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
+    "srow_x", "srow_y", "srow_z",
+)  # fmt: skip
+"""Header fields that say where voxels lie and in which space, beside the first of `pixdim` and the unit of length."""
+SPATIAL_UNIT = 0x07  # of `xyzt_units`
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -52,7 +58,14 @@ class Volume:
         return float(slice_), float(row), float(column)
 
 
-def write_nifti(path: Path, volume: Volume, *, compact: bool = False, description: str = "") -> None:
+def write_nifti(
+    path: Path,
+    volume: Volume,
+    *,
+    compact: bool = False,
+    description: str = "",
+    geometry: Mapping[str, Any] | None = None,
+) -> None:
     """Write a NIfTI-1 file; each slice is contiguous in it. It is compressed when its name ends in .gz.
 
     Args:
@@ -61,30 +74,44 @@ def write_nifti(path: Path, volume: Volume, *, compact: bool = False, descriptio
         compact: store whole numbers, such as most HU, in 16 bits when every voxel fits; no value changes, and the file
             is half as long. Otherwise, for everything else, and in a compressed file, voxels are stored as float32.
         description: plain ASCII for the header's `descrip`; what is beyond its 79 characters is cut off.
+        geometry: of the file that the volume was read from (`nifti_geometry`), to be written as it is in place of the
+            volume's affine, so that both forms, their codes and the unit stay the same to the bit.
     """
+    header = _header(volume, description, geometry)
     single = np.dtype("<f4")
     with atomic_file(path) as temporary, temporary.open("wb") as stream:
         if path.suffix.lower() == ".gz":
             with gzip.GzipFile("", "wb", fileobj=stream, mtime=0) as packed:
-                _write_as(packed, volume, single, description)
-        elif not (compact and _write_as(stream, volume, np.dtype("<i2"), description)):
+                _write_as(packed, volume, single, header)
+        elif not (compact and _write_as(stream, volume, np.dtype("<i2"), header)):
             stream.seek(0)
             stream.truncate()
-            _write_as(stream, volume, single, description)
+            _write_as(stream, volume, single, header)
 
 
-def _write_as(stream: BinaryIO | gzip.GzipFile, volume: Volume, dtype: np.dtype[Any], description: str) -> bool:
-    """Write header and voxels; False, with the file unfinished, when a voxel is not the same as that type."""
+def _header(volume: Volume, description: str, geometry: Mapping[str, Any] | None) -> nib.Nifti1Header:
+    """The header of a volume, but for the type of its voxels."""
     header = nib.Nifti1Header()
-    header.set_data_dtype(dtype)
     header.set_data_shape(volume.voxels.shape[::-1])
     header.set_xyzt_units("mm")
-    affine = LPS_TO_RAS @ volume.affine
-    header.set_sform(affine, code="aligned")
-    header.set_qform(affine, code="unknown")
+    if geometry:
+        header["pixdim"][:4] = geometry["pixdim"]
+        header["xyzt_units"] = geometry["xyzt_units"]
+        for name in GEOMETRY:
+            header[name] = geometry[name]
+    else:
+        affine = LPS_TO_RAS @ volume.affine
+        header.set_sform(affine, code="aligned")
+        header.set_qform(affine, code="unknown")
     header["descrip"] = description.encode("ascii", "replace")[:79]
     header["vox_offset"] = HEADER_BYTES
     header["magic"] = b"n+1"
+    return header
+
+
+def _write_as(stream: BinaryIO | gzip.GzipFile, volume: Volume, dtype: np.dtype[Any], header: nib.Nifti1Header) -> bool:
+    """Write header and voxels; False, with the file unfinished, when a voxel is not the same as that type."""
+    header.set_data_dtype(dtype)
     # with its room taken at once a file is written sooner, and a full disk tells before
     if not isinstance(stream, gzip.GzipFile) and hasattr(os, "posix_fallocate"):
         os.posix_fallocate(stream.fileno(), 0, HEADER_BYTES + volume.voxels.size * dtype.itemsize)
@@ -111,6 +138,20 @@ def nifti_description(path: Path) -> str:
     with _damage_named(path):
         header = nib.load(path).header
         return bytes(header["descrip"].tobytes()).decode("ascii", "replace").strip(" \0") if "descrip" in header else ""
+
+
+def nifti_geometry(path: Path) -> dict[str, Any]:
+    """What a NIfTI file's header says of where its voxels lie, for `write_nifti`; {} for another kind of file.
+
+    Raises:
+        DataRejected: when the file is missing or is not NIfTI.
+    """
+    with _damage_named(path):
+        header = nib.load(path).header
+        if not isinstance(header, nib.Nifti1Header):
+            return {}
+        unit = int(header["xyzt_units"]) & SPATIAL_UNIT
+        return {name: header[name] for name in GEOMETRY} | {"pixdim": header["pixdim"][:4], "xyzt_units": unit}
 
 
 def read_nifti(path: Path) -> Volume:

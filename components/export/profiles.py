@@ -13,7 +13,7 @@ from mira.errors import DataRejected
 
 Size = tuple[int, int, int]  # batch, rows, columns
 SMALLEST_SIDE = 32
-TILE_SIDE = 1024  # of the client's tiles of a slice that is too large for one request
+TILE_SIDE = 1024  # the client sends a slice with a larger side as tiles of at most this one (mira.client.plan)
 LARGEST_BATCH = 8  # max_batch_size of the templates
 
 

@@ -25,6 +25,7 @@ from mira.dicom.derive import simulated_by, write_derived
 from mira.dicom.facts import protocol_facts, scanner_facts
 from mira.dicom.fitness import offered, tasks_of
 from mira.dicom.headers import tolerant
+from mira.dicom.pixels import AIR_HU
 from mira.dicom.scan import FoundSeries, scan
 from mira.dicom.triage import modality as modality_of
 from mira.dicom.volume import SeriesVolume, read_series, read_volumes
@@ -257,7 +258,8 @@ def _simulate(
 def read_back(files: list[Path], source: SeriesVolume) -> Volume:
     """Voxels of a delivered series, read from its files with the source's geometry and units.
 
-    The reader refuses what this software restored, so the stored values are decoded here.
+    The reader refuses what this software restored, so the stored values are decoded here; a CT is air where it is
+    below, as the reader gives the source.
     """
     from pydicom import dcmread
 
@@ -266,7 +268,8 @@ def read_back(files: list[Path], source: SeriesVolume) -> Volume:
         for path in files:
             dataset = dcmread(path)
             slope, intercept = float(dataset.get("RescaleSlope", 1)), float(dataset.get("RescaleIntercept", 0))
-            planes.append((dataset.pixel_array * slope + intercept) * source.suv_factor)
+            values = (dataset.pixel_array * slope + intercept) * source.suv_factor
+            planes.append(np.maximum(values, AIR_HU) if source.modality is Modality.CT else values)
     return Volume(np.stack(planes).astype(np.float32), source.volume.affine)
 
 

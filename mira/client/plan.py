@@ -19,8 +19,10 @@ from mira.tiles import Tile, join, tiles
 
 SERVED_SIDE = 32  # the smallest that the network takes; smaller slices are padded and cropped again
 SMALLEST_SIDE = 16
-LARGEST_SLICE = LARGEST_REQUEST // 2  # pixels; beyond it a slice travels as tiles
-TILE_SIDE = 1024
+LARGEST_SIDE = (
+    1024  # rows or columns; a larger slice travels as tiles, since a server on a GPU may take no larger image
+)
+TILE_SIDE = LARGEST_SIDE
 TRIES = 3  # of a whole volume while the served version changes
 # what the network restores, in native units (MR: in units of mr_scale); what lies beyond passes through untouched
 TRAINED_RANGE = {Modality.CT: (-1433.0, 3071.0), Modality.PET: (-1.0, 30.0), Modality.MR: (-0.05, 2.0)}
@@ -81,7 +83,7 @@ class Plan:
         self._volume, self._modality, self._scale = padded(volume), modality.number, scale
         rows, columns = self._volume.shape[1:]
         whole = Tile(0, rows, 0, columns)
-        self.tiles = [whole] if rows * columns <= LARGEST_SLICE else tiles(rows, columns, tile_side)
+        self.tiles = [whole] if max(rows, columns) <= LARGEST_SIDE else tiles(rows, columns, tile_side)
 
     def batches(self, instruction: Floats | None) -> list[Batch]:
         """All batches: tile by tile, slices in order."""

@@ -6,7 +6,6 @@ never by anything of the patient.
 """
 
 import logging
-import os
 import re
 import time
 import urllib.parse
@@ -16,11 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mira.client.where import TOKEN, Peer, check_where, web_headers
 from mira.dicom import headers as h
 from mira.dicom.headers import tolerant
 from mira.errors import ConfigurationError, RetryableError
 
-TOKEN = "MIRA_DICOMWEB_TOKEN"  # noqa: S105 - the name of the variable
+__all__ = ["Peer", "Sent", "c_store", "check_where", "send", "stow"]
 ATTEMPTS = 4
 FIRST_PAUSE = 1.0
 OBJECTS_PER_REQUEST = 16
@@ -30,33 +30,6 @@ UNREADABLE = "not a readable DICOM file"
 UID = "ReferencedSOPInstanceUID"
 NOT_CONFIRMED = "the service did not confirm it"
 ACCEPT = "application/dicom+json"  # an XML answer of a service that knows no other is read, too
-
-
-@dataclass(frozen=True)
-class Peer:
-    """An archive that takes C-STORE.
-
-    Attributes:
-        title: its AE title.
-        host: its address.
-        port: its TCP port.
-    """
-
-    title: str
-    host: str
-    port: int
-
-    @classmethod
-    def parse(cls, text: str) -> "Peer":
-        """From `AET@HOST:PORT`.
-
-        Raises:
-            ConfigurationError: when it is not of that form.
-        """
-        found = re.fullmatch(r"([^@\\]{1,16})@(.+):(\d{1,5})", text.strip())
-        if found is None or not 0 < int(found[3]) < 65536:
-            raise ConfigurationError("Give the archive as AET@HOST:PORT, e.g. ARCHIVE@pacs.example.org:11112.")
-        return cls(found[1].strip(), found[2].strip("[]"), int(found[3]))
 
 
 @dataclass
@@ -84,14 +57,6 @@ class Sent:
             f"{where} has {len(self.taken)} of {total} files: {', '.join(reasons)}. The restored files are on the "
             "disk; send them again with `mira send`."
         )
-
-
-def check_where(where: str) -> None:
-    """Raise ConfigurationError unless `where` is an address that `send` takes; nothing is sent."""
-    if "://" in where:
-        _headers(where)
-    else:
-        Peer.parse(where)
 
 
 def send(files: Sequence[Path], where: str, our_title: str = "MIRA") -> Sent:
@@ -208,7 +173,7 @@ def stow(files: Sequence[Path], url: str, pause: float = FIRST_PAUSE) -> Sent:
         from dicomweb_client.api import DICOMwebClient
     except ModuleNotFoundError as error:
         raise ConfigurationError(f"Sending to a DICOMweb service needs dicomweb-client: {INSTALL}.") from error
-    headers = _headers(url)
+    headers = web_headers(url)
     session = requests.Session()
     session.trust_env = False  # neither ~/.netrc nor a proxy of the environment may redirect patients' data
     session.max_redirects = 0  # nor may the service: a redirect ends in TooManyRedirects before anything is sent on
@@ -222,17 +187,6 @@ def stow(files: Sequence[Path], url: str, pause: float = FIRST_PAUSE) -> Sent:
             part = list(files[start : start + OBJECTS_PER_REQUEST])
             _store(client.store_instances, part, sent, requests, pause)
     return sent
-
-
-def _headers(url: str) -> dict[str, str]:
-    address, token = urllib.parse.urlsplit(url), os.environ.get(TOKEN, "").strip()
-    if address.scheme not in ("http", "https") or not address.hostname or address.username or address.query:
-        raise ConfigurationError(f"Give the address as https://HOST/PATH, and a token in {TOKEN}, not in the address.")
-    if address.scheme == "http" and address.hostname not in ("localhost", "127.0.0.1", "::1"):
-        raise ConfigurationError("Patients' data and tokens go over https only. Give an https address.")
-    if not re.fullmatch(r"[!-~]*", token):
-        raise ConfigurationError(f"The token in {TOKEN} has characters that no token has. Correct it.")
-    return {"Authorization": f"Bearer {token}"} if token else {}
 
 
 def _bare_type(response: Any, **_: Any) -> None:

@@ -1,74 +1,30 @@
 """Restoring files: a whole DICOM series into a derived series of the same study, or a NIfTI file into another."""
 
 import os
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from mira.client.arrays import Restorer
+from mira.client.nifti import restore_nifti
+from mira.client.outcome import Delivered, Outcome, RestorationIncomplete, StorageFailed, writing
 from mira.client.plan import Restored
-from mira.client.targets import target_folders
-from mira.dicom.archive import Opened, opened
+from mira.client.targets import Targets
+from mira.dicom.archive import opened
 from mira.dicom.derive import restored_by, write_derived
-from mira.dicom.expected_error import UNITS, write_expected_error
+from mira.dicom.expected_error import write_expected_error
+from mira.dicom.faults import faults_refused, reading, why
 from mira.dicom.headers import uid
-from mira.dicom.reasons import Reason, Refused
-from mira.dicom.scan import scan
-from mira.dicom.triage import OWN_MARKS
-from mira.dicom.volume import SeriesVolume, read_volumes
+from mira.dicom.scan import Scan, scan
+from mira.dicom.volume import SeriesResult, SeriesVolume, read_volumes
 from mira.errors import DataRejected, ServerAway, ServingFailed
-from mira.tasks import Modality, task_of
-from mira.volume import Volume, nifti_description, read_nifti, write_nifti
+from mira.tasks import task_of
 
-
-@dataclass(frozen=True)
-class Delivered:
-    """One restored series or file; free of patient data but for `files`.
-
-    Attributes:
-        modality: CT, PET or MR.
-        slices: number of slices.
-        files: what was written.
-        warnings: what a user should know.
-        degradation: mean of the network's estimate, 0 to 1.
-        model: name and version of the network.
-        error_files: the expected error, where it was asked for.
-    """
-
-    modality: Modality
-    slices: int
-    files: list[Path]
-    warnings: list[str]
-    degradation: float
-    model: str
-    error_files: list[Path] = field(default_factory=list)
-
-    def facts(self) -> dict[str, Any]:
-        """For a report, without paths."""
-        return {
-            "modality": str(self.modality),
-            "slices": self.slices,
-            "files": len(self.files),
-            "error_files": len(self.error_files),
-            "warnings": self.warnings,
-            "degradation": round(self.degradation, 4),
-            "model": self.model,
-        }
-
-
-class RestorationIncomplete(ServingFailed):
-    """Some series of a folder were not restored, since the network failed.
-
-    Attributes:
-        delivered: what was restored by this call.
-        refusals: for what cannot be restored, the reason and how many files it concerns.
-    """
-
-    def __init__(self, message: str, delivered: list[Delivered], refusals: dict[str, int]) -> None:
-        super().__init__(message)
-        self.delivered = delivered
-        self.refusals = refusals
+__all__ = [
+    "Delivered", "RestorationIncomplete", "StorageFailed", "restore_all", "restore_nifti", "restore_series",
+    "restore_volume",
+]  # fmt: skip
 
 
 def restore_volume(
@@ -104,8 +60,10 @@ def restore_series(
 
     Raises:
         DataRejected: when a folder exists, or the source holds no usable series or several, or cannot be restored
-            faithfully; nothing is written then.
+            faithfully, or its data have a fault that nobody foresaw; nothing is written then.
         ServingFailed: when the network cannot be reached or refuses.
+        StorageFailed: when the derived series cannot be written.
+        RetryableError: when disk or network fail while the source is read.
     """
     _check_free(out, confidence)  # before minutes of work
     if isinstance(source, SeriesVolume):
@@ -115,11 +73,12 @@ def restore_series(
         model = f"{restored.model} {restored.version}".strip()
         degradation = float(restored.degradation.mean())
         return Delivered(source.modality, len(files), files, warnings, degradation, model, errors)
-    with opened(source) as found:
-        volumes, refusals = _read(found)
+    with ExitStack() as held:
+        found, outcome = _scan(source, held), Outcome()
+        volumes = list(_each(found, outcome))
         if len(volumes) != 1:
-            held = f"{len(volumes)} usable series" if volumes else f"no usable series ({_reasons(refusals)})"
-            raise DataRejected(f"{source} holds {held}. Give one series, or use restore_all.")
+            count = f"{len(volumes)} usable series" if volumes else f"no usable series ({outcome.reasons})"
+            raise DataRejected(f"{source} holds {count}. Give one series, or use restore_all.")
         return restore_series(restorer, volumes[0], out, progress, confidence)
 
 
@@ -143,17 +102,18 @@ def _beside(out: Path) -> Path:
 def _write(source: SeriesVolume, restored: Restored, out: Path, progress: bool) -> tuple[list[Path], list[Path]]:
     """Files of a restored series and of its expected error, which take their places when both are complete."""
     network = restored.model, restored.version
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=".partial-", dir=out.parent) as name:
-        image, error = Path(name) / out.name, Path(name) / _beside(out).name
-        files = write_derived(source, restored.voxels, image, restored_by(*network), progress)
-        errors: list[Path] = []
-        if restored.predicted_error is not None:
-            errors = write_expected_error(source, restored.predicted_error, files, error, *network, progress)
-        _check_free(out, bool(errors))  # another command may have written it meanwhile
-        if errors:
-            os.replace(error, _beside(out))  # first: the other one says that all is complete
-        os.replace(image, out)
+    with writing(out.parent), faults_refused():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".partial-", dir=out.parent) as name:
+            image, error = Path(name) / out.name, Path(name) / _beside(out).name
+            files = write_derived(source, restored.voxels, image, restored_by(*network), progress)
+            errors: list[Path] = []
+            if restored.predicted_error is not None:
+                errors = write_expected_error(source, restored.predicted_error, files, error, *network, progress)
+            _check_free(out, bool(errors))  # another command may have written it meanwhile
+            if errors:
+                os.replace(error, _beside(out))  # first: the other one says that all is complete
+            os.replace(image, out)
     return [out / path.name for path in files], [_beside(out) / path.name for path in errors]
 
 
@@ -171,114 +131,83 @@ def restore_all(
         DataRejected: when nothing could be restored, with the reasons.
         RestorationIncomplete: when the network failed for a series; the others are restored all the same, unless the
             server does not answer at all. What is complete stays, and the same call tries the rest again.
+        StorageFailed: when the results cannot be written; what is complete stays.
+        RetryableError: when disk or network fail before any series is read.
     """
-    delivered: list[Delivered] = []
-    failed: list[str] = []
-    with opened(path) as found:
-        volumes, refusals = _read(found)
-        targets = target_folders(out, volumes)
-        for volume, target in zip(volumes, targets, strict=True):
+    outcome = restore_folder(restorer, path, out, progress, confidence)
+    if not outcome.delivered:
+        raise outcome.nothing(path)
+    return outcome.delivered, outcome.refusals
+
+
+def restore_folder(
+    restorer: Restorer, path: Path, out: Path, progress: bool = False, confidence: bool = False
+) -> Outcome:
+    """As `restore_all`, but what was restored before is told, and when that is all, it is no error.
+
+    One series after the other is read, restored and let go of, so that the memory needed is that of the largest.
+    """
+    outcome, failed, full = Outcome(), list[str](), ""
+    targets: list[Path] = []
+    with ExitStack() as held:
+        found = _scan(path, held)
+        with writing(out):
+            folders = Targets(out)
+        away = False
+        for volume in _each(found, outcome):
+            targets.append(target := folders.of(volume))
+            if target.exists():
+                outcome.present += [folder for folder in (target, _beside(target)) if folder.exists()]
             try:
-                delivered.append(restore_series(restorer, volume, target, progress, confidence))
+                if not away and not full:  # the others are counted
+                    outcome.delivered.append(restore_series(restorer, volume, target, progress, confidence))
             except DataRejected as error:
-                refusals[str(error)] = refusals.get(str(error), 0) + len(volume.files)
+                outcome.refuse(error, len(volume.files))
+            except MemoryError:
+                outcome.refuse("the memory of this machine does not hold it", len(volume.files))
             except ServingFailed as error:
                 failed.append(str(error))
-                if isinstance(error, ServerAway):
-                    break
-    if failed:
+                away = isinstance(error, ServerAway)
+            except StorageFailed as error:
+                full = str(error)
+            del volume  # or it would be there while the next one is read
+    if failed or full:
         complete = sum(target.exists() for target in targets)
-        raise RestorationIncomplete(
-            f"{' '.join(dict.fromkeys(failed))} {complete} of {len(targets)} series are complete, in {out}; the same "
-            "command tries the rest again.",
-            delivered,
-            refusals,
+        message = (
+            f"{' '.join(dict.fromkeys(filter(None, [*failed, full])))} {complete} of {len(targets)} series are "
+            f"complete, in {out}; the same command tries the rest again."
         )
-    if not delivered:
-        raise DataRejected(f"Nothing in {path} can be restored: {_reasons(refusals)}.")
-    return delivered, refusals
+        raise RestorationIncomplete(message, outcome) if failed else StorageFailed(message, outcome)
+    if not outcome.delivered and not outcome.present:
+        raise outcome.nothing(path)
+    return outcome
 
 
-def restore_nifti(
-    restorer: Restorer,
-    path: Path,
-    out: Path,
-    modality: Modality,
-    mr_scale: float | None = None,
-    progress: bool = False,
-    confidence: bool = False,
-    again: bool = False,
-) -> Delivered:
-    """Restore a NIfTI file in HU, SUVbw or MR a.u. into another with the same geometry.
-
-    The header's `descrip` of the new file says by what it was restored.
-
-    Args:
-        restorer: `RestorationClient`, `LocalRestorer`, or a `Restorer` with any other engine.
-        path: a NIfTI file of a 3-D volume.
-        out: the file to write, ending in .nii or .nii.gz.
-        modality: what it shows; NIfTI does not say.
-        mr_scale: robust intensity scale of an MR volume; estimated when left out.
-        progress: whether to show a progress bar on a terminal.
-        confidence: whether to write the expected error (one standard deviation) as well, with `_error` in its name.
-        again: restore also what this software restored before.
-
-    Raises:
-        DataRejected: when the file cannot be read or restored, or is marked as restored already, or a file that would
-            be written exists.
-    """
-    stem, kind = (out.name[:-7], out.name[-7:]) if out.name.endswith(".nii.gz") else (out.stem, out.suffix)
-    beside = out.with_name(f"{stem}_error{kind}")
-    for file in (out, beside) if confidence else (out,):
-        if file.exists():
-            raise DataRejected(f"{file} exists already. Give another folder, or remove it first.")
-    if not again and any(mark in nifti_description(path).upper() for mark in OWN_MARKS):
-        raise DataRejected(
-            f"{path} was {Reason.ALREADY_RESTORED.text.replace('series', 'file')}. Its header says so; --again does it "
-            "all the same."
-        )
-    volume = read_nifti(path)
-    restored = restorer.restore_slices(
-        volume.voxels, modality, mr_scale=mr_scale, progress=progress, want_error=confidence
-    )
-    model = f"{restored.model} {restored.version}".strip()
-    errors: list[Path] = []
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=".partial-", dir=out.parent) as name:
-        words = f"restored by MIRA-Net: {model}; research use"
-        write_nifti(Path(name) / out.name, Volume(restored.voxels, volume.affine), description=words)
-        if restored.predicted_error is not None:
-            errors = [beside]
-            words = f"expected error (1 SD), {UNITS[modality][0]}, of MIRA-Net: {model}"
-            write_nifti(Path(name) / beside.name, Volume(restored.predicted_error, volume.affine), description=words)
-            os.replace(Path(name) / beside.name, beside)
-        os.replace(Path(name) / out.name, out)
-    degradation = float(restored.degradation.mean())
-    return Delivered(modality, len(restored.voxels), [out], restored.warnings, degradation, model, errors)
+def _scan(path: Path, held: ExitStack) -> Scan:
+    """The series below a path; its files are there until `held` is closed."""
+    with reading(path):
+        return scan(held.enter_context(opened(path)))
 
 
-def _read(found: Opened) -> tuple[list[SeriesVolume], dict[str, int]]:
-    """Usable volumes of all series, and for what is not usable the reason with its number of files."""
-    result = scan(found)
-    refusals: dict[str, int] = {}
-    for rejected in result.rejected:
-        refusals[rejected.reason.text] = refusals.get(rejected.reason.text, 0) + 1
-    volumes: list[SeriesVolume] = []
-    for series in result.series:
-        try:
-            read = read_volumes(series.files)
-        except Refused as error:
-            refusals[str(error)] = refusals.get(str(error), 0) + len(series.files)
-            continue
-        volumes += read.volumes
+def _each(found: Scan, outcome: Outcome) -> Iterator[SeriesVolume]:
+    """Usable volumes, series by series, not held here once given; the outcome says what is not usable, and why."""
+    for rejected in found.rejected:
+        outcome.refuse(rejected.reason.text, 1)
+    for series in found.series:
+        read = _volumes(series.files, outcome)
         for refusal in read.refusals:
-            text = refusal.reason.text
-            refusals[text] = refusals.get(text, 0) + len(refusal.files)
-    return volumes, refusals
+            outcome.refuse(refusal.reason.text, len(refusal.files))
+        while read.volumes:
+            yield read.volumes.pop(0)
 
 
-def _reasons(refusals: dict[str, int]) -> str:
-    if not refusals:
-        return "there are no files in it"
-    listed = sorted(refusals.items(), key=lambda item: -item[1])
-    return "; ".join(f"{text}: {count} files" for text, count in listed[:5])
+def _volumes(files: list[Path], outcome: Outcome) -> SeriesResult:
+    """The volumes of one series; none where it cannot be read, and the outcome says why."""
+    try:
+        with faults_refused():
+            return read_volumes(files)
+    except DataRejected as error:
+        outcome.refuse(error, len(files))
+    except OSError as error:
+        outcome.refuse(f"its files cannot be read ({why(error)}); the same command tries them again", len(files))
+    return SeriesResult()

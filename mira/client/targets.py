@@ -25,28 +25,30 @@ SERIES = re.compile(r"\d{3,}-(ct|pet|mr)")
 Images = tuple[tuple[str, str], ...]
 
 
-def target_folders(out: Path, volumes: Sequence[SeriesVolume]) -> list[Path]:
-    """A folder for each volume, e.g. `001-ct`: the one that holds it restored already, otherwise a new one.
+class Targets:
+    """The folders of volumes below one folder; what is in it is looked at once.
 
     Args:
         out: folder of all of them; it need not exist.
-        volumes: what is to be restored, in order.
     """
-    present = sorted(out.iterdir()) if out.is_dir() else []
-    made: dict[tuple[str, Images], list[Path]] = defaultdict(list)
-    for folder in present:
-        if folder.is_dir() and (found := SERIES.fullmatch(folder.name)):
-            made[found[1], _sources_of_files(folder)].append(folder)
-    taken = {int(found[1]) for entry in present if (found := NUMBER.match(entry.name))}
-    free = (number for number in count(1) if number not in taken)
-    targets = []
-    for volume in volumes:
+
+    def __init__(self, out: Path) -> None:
+        self._out = out
+        present = sorted(out.iterdir()) if out.is_dir() else []
+        self._made: dict[tuple[str, Images], list[Path]] = defaultdict(list)
+        for folder in present:
+            if folder.is_dir() and (found := SERIES.fullmatch(folder.name)):
+                self._made[found[1], _sources_of_files(folder)].append(folder)
+        taken = {int(found[1]) for entry in present if (found := NUMBER.match(entry.name))}
+        self._free = (number for number in count(1) if number not in taken)
+
+    def of(self, volume: SeriesVolume) -> Path:
+        """The folder of the next volume, e.g. `001-ct`: the one that holds it restored already, otherwise a new one."""
         modality = volume.modality.lower()
         with tolerant():
-            known = made[modality, _sorted([source_reference(header) for header in volume.headers])]
+            known = self._made[modality, _sorted([source_reference(header) for header in volume.headers])]
         # popped: series that wrongly share their UIDs have a folder each
-        targets.append(known.pop(0) if known else out / f"{next(free):03d}-{modality}")
-    return targets
+        return known.pop(0) if known else self._out / f"{next(self._free):03d}-{modality}"
 
 
 def _sources_of_files(folder: Path) -> Images:

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from mira.client.arrays import LocalRestorer, RestorationClient, Restorer
+from mira.client.outcome import Delivered, Outcome, RestorationIncomplete, StorageFailed, check_writable
 from mira.client.retries import DEADLINE_S
 from mira.client.send import check_where, send
-from mira.client.series import Delivered, RestorationIncomplete, restore_all, restore_nifti
+from mira.client.sent import remember_sent, unsent
+from mira.client.series import restore_folder, restore_nifti
 from mira.client.tls import VARIABLES, Tls
 from mira.client.weights import weights_engine
 from mira.errors import ConfigurationError, MiraError
@@ -114,9 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
     path: Path = arguments.path
     if not path.exists():
         raise ConfigurationError(f"{path} does not exist.")
-    present = next((one for one in (arguments.out, *arguments.out.parents) if one.exists()), None)
-    if present is not None and not present.is_dir():
-        raise ConfigurationError(f"{present} is a file. Give a folder as --out.")
+    check_writable(arguments.out)
     is_nifti = path.name.lower().endswith((".nii", ".nii.gz"))
     if is_nifti and arguments.modality is None:
         raise ConfigurationError("A NIfTI file does not say what it shows: give --modality CT, PET or MR.")
@@ -124,29 +124,33 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigurationError("An archive takes DICOM, not NIfTI: leave --send out, or restore the DICOM series.")
     if arguments.send:
         check_where(arguments.send)
-    incomplete: RestorationIncomplete | None = None
+    incomplete: RestorationIncomplete | StorageFailed | None = None
     with _restorer(arguments) as restorer:
         if is_nifti:
             name = path.name[: -len(".nii.gz")] if path.name.lower().endswith(".gz") else path.stem
             target = arguments.out / f"{name}-restored{path.name[len(name) :].lower()}"
             options = {"progress": True, "confidence": arguments.confidence, "again": arguments.again}
             modality = Modality(arguments.modality)
-            delivered = [restore_nifti(restorer, path, target, modality, arguments.mr_scale, **options)]
-            refusals: dict[str, int] = {}
+            outcome = Outcome([restore_nifti(restorer, path, target, modality, arguments.mr_scale, **options)])
         else:
             try:
-                delivered, refusals = restore_all(restorer, path, arguments.out, True, arguments.confidence)
-            except RestorationIncomplete as error:
-                delivered, refusals, incomplete = error.delivered, error.refusals, error
-    _report(delivered, refusals, arguments)
-    if arguments.send and delivered:
-        files = [path for item in delivered for path in (*item.files, *item.error_files)]
+                outcome = restore_folder(restorer, path, arguments.out, True, arguments.confidence)
+            except (RestorationIncomplete, StorageFailed) as error:
+                outcome, incomplete = error.outcome, error
+    files = [path for item in outcome.delivered for path in (*item.files, *item.error_files)]
+    if arguments.send:
+        files += unsent(outcome.present, arguments.send)
+    if not files and incomplete is None:
+        raise outcome.nothing(path)
+    _report(outcome.delivered, outcome.refusals, arguments)
+    if arguments.send and files:
         try:
             sent = send(files, arguments.send, arguments.title)
         except MiraError as error:
             if incomplete is None:
                 raise
-            raise RestorationIncomplete(f"{incomplete} Sending failed, too: {error}", delivered, refusals) from error
+            raise type(incomplete)(f"{incomplete} Sending failed, too: {error}", outcome) from error
+        remember_sent(files, arguments.send)
         if not arguments.json:
             sys.stdout.write(f"{len(sent.taken)} files sent\n")
     if incomplete:

@@ -52,7 +52,7 @@ def as_classic(header: Dataset) -> Dataset:
         return header
     kind = target_class(header)
     result = Dataset()
-    for element in header:
+    for element in h.elements(header):
         if element.keyword not in MULTI_FRAME_ONLY:
             result.add(copy(element))
     if (number := h.number(header, "FrameAcquisitionNumber")) is not None:

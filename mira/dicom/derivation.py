@@ -26,6 +26,8 @@ class Derivation:
         manufacturer: maker of the software.
         model: name of the network or simulator.
         versions: versions of the network and of the software.
+        keeps_unseen: whether CT values below air, which the reader made air, are the source's own in the derived
+            series, since its maker did not see them.
     """
 
     label: str
@@ -34,6 +36,7 @@ class Derivation:
     manufacturer: str
     model: str
     versions: tuple[str, ...]
+    keeps_unseen: bool = False
 
 
 def restored_by(model: str, version: str) -> Derivation:
@@ -46,6 +49,7 @@ def restored_by(model: str, version: str) -> Derivation:
         manufacturer="MIRA-Net project",
         model=model,
         versions=(version or "unversioned", f"mira {__version__}"),
+        keeps_unseen=True,
     )
 
 

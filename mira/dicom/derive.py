@@ -29,10 +29,10 @@ from mira.dicom.derivation import (
     suffixed,
 )
 from mira.dicom.headers import tolerant
-from mira.dicom.inherited import inherited, keep_private, settle_conditions
+from mira.dicom.inherited import inherited, keep_private, settle_conditions, settle_time
 from mira.dicom.stored import Stored, encode
 from mira.dicom.syntaxes import may_be_lossy
-from mira.dicom.triage import CLASSIC
+from mira.dicom.triage import CLASSIC, sop_class
 from mira.dicom.volume import SeriesVolume
 from mira.errors import DataRejected
 from mira.progress import track
@@ -64,7 +64,7 @@ def write_derived(
             or the folder exists.
     """
     check(source, voxels, out)
-    return write_series(source, encode(source, voxels), out, purpose, progress)
+    return write_series(source, encode(source, voxels, purpose.keeps_unseen), out, purpose, progress)
 
 
 def write_series(
@@ -112,12 +112,24 @@ def check(source: SeriesVolume, voxels: NDArray[np.float32], out: Path) -> None:
         raise DataRejected("The new voxels are not all finite numbers; nothing was written.")
     if out.exists():
         raise DataRejected(f"{out} exists already. Give another folder, or remove it first.")
-    for header in source.headers:
-        if not target_class(header):
-            raise DataRejected(
-                "A derived series of an enhanced PET cannot be written: the classic PET image demands times and counts "
-                "that its frames do not state. Take the classic single-frame series of the same scan."
-            )
+    if why := not_derivable(source):
+        raise DataRejected(why)
+
+
+def not_derivable(source: SeriesVolume) -> str:
+    """Why no derived series of a source can be written, "" when one can."""
+    missing = [header for header in source.headers if not target_class(header)]
+    if not missing:
+        return ""
+    if not sop_class(missing[0]):
+        return (
+            "A derived series cannot be written: the headers do not say of which SOP class the images are. Export the "
+            "series from the archive again."
+        )
+    return (
+        "A derived series of an enhanced PET cannot be written: the classic PET image demands times and counts "
+        "that its frames do not state. Take the classic single-frame series of the same scan."
+    )
 
 
 def _derive(
@@ -126,6 +138,7 @@ def _derive(
     """One derived slice."""
     dataset = FileDataset("", inherited(as_classic(source)), preamble=b"\0" * 128)
     dataset.SOPClassUID = target_class(source)
+    dataset.Modality = CLASSIC[target_class(source)]  # some sources lack it
     dataset.SOPInstanceUID = generate_uid()
     dataset.StudyInstanceUID, dataset.SeriesInstanceUID = uids
     meta = FileMetaDataset()
@@ -147,6 +160,7 @@ def _derive(
     contributed = h.items(dataset, "ContributingEquipmentSequence")
     dataset.ContributingEquipmentSequence = DicomSequence([*contributed, equipment(purpose, moment)])
     name_coding_scheme(dataset)
+    settle_time(dataset)
     settle_conditions(dataset)
     keep_private(source, dataset)
     _set_pixels(dataset, source, values)

@@ -72,11 +72,12 @@ def write_expected_error(
     )
     stored = encode_error(source, error)
     high = float(np.percentile(error, SHOWN)) or 1.0
-    targets = [dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID", "SOPInstanceUID"])
-               for path in restored]  # fmt: skip
+    wanted = ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID"]
+    targets = [dcmread(path, stop_before_pixels=True, specific_tags=wanted) for path in restored]
 
     def amend(dataset: Dataset, index: int) -> None:
         before = source.headers[index]
+        dataset.StudyInstanceUID = targets[index].StudyInstanceUID  # made up where the source has none
         dataset.SeriesNumber = int(h.number(before, "SeriesNumber") or 0) + 2 * SERIES_NUMBER_STEP
         dataset.SeriesDescription = suffixed(h.text(before, "SeriesDescription"), label)
         dataset.ImageType = [*list(dataset.ImageType)[: 2 if source.modality is Modality.PET else 3], "EXPECTED_ERROR"]

@@ -10,9 +10,11 @@ from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta, timezone
 
 from pydicom import config
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
+from pydicom.tag import BaseTag
 
 from mira.dicom.raw import raw_text
 
@@ -69,6 +71,22 @@ def tolerant() -> Iterator[None]:
         yield
     finally:
         _TOLERANCE.leave()
+
+
+def elements(header: Dataset) -> Iterator[DataElement]:
+    """The elements in the order of their tags, but for those that cannot be converted, such as a number of three bytes.
+
+    What pydicom says of such a value quotes it, and it may be a patient's.
+    """
+    found = (_element(header, tag) for tag in sorted(header.keys()))
+    yield from (element for element in found if element is not None)
+
+
+def _element(header: Dataset, tag: BaseTag) -> DataElement | None:
+    try:
+        return header[tag]
+    except Exception:  # pydicom raises many types on a bad value, and all mean: not known
+        return None
 
 
 def values(header: Dataset, keyword: str) -> list[str]:

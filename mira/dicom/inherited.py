@@ -28,9 +28,9 @@ UNIT_PRIVATE = ((0x7053, "Philips PET Private Group", (0x00, 0x09)), (0x0009, "G
 
 
 def inherited(source: Dataset) -> Dataset:
-    """The source's attributes without private, overlay and stale ones."""
+    """The source's attributes without private, overlay and stale ones, and those whose bytes are no value of theirs."""
     dataset = Dataset()
-    for element in source:
+    for element in h.elements(source):
         tag = element.tag
         repeating = tag.group & 0xFF01 == 0x6000 or tag.group & 0xFF01 == 0x5000  # overlays and curves
         if not (tag.is_private or repeating or tag.element == 0 or element.keyword in STALE or tag.group == 0x0002):
@@ -41,7 +41,7 @@ def inherited(source: Dataset) -> Dataset:
 def _without_private(dataset: Dataset) -> Dataset:
     """A copy whose sequences carry no private attributes either; the source stays as it is."""
     result = Dataset()
-    for element in dataset:
+    for element in h.elements(dataset):
         if element.VR == "SQ":
             inner = [_without_private(item) for item in element.value or []]
             result.add_new(element.tag, "SQ", DicomSequence(inner))
@@ -57,6 +57,17 @@ def keep_private(source: Dataset, dataset: Dataset) -> None:
             if value := h.private(source, group, creator, element):
                 block = dataset.private_block(group, creator, create=True)
                 block.add_new(element, "DT" if group == 0x0009 else "DS", value)
+
+
+def settle_time(dataset: Dataset) -> None:
+    """One time point of a dynamic PET is a static series: a derived series has one image at each position."""
+    kinds = h.values(dataset, "SeriesType")
+    if kinds[:1] != ["DYNAMIC"] or h.number(dataset, "NumberOfTimeSlices") == 1:
+        return
+    dataset.SeriesType = ["STATIC", *kinds[1:]]
+    index, slices = h.number(dataset, "ImageIndex"), h.number(dataset, "NumberOfSlices")
+    if index and slices:  # counted on from time point to time point (PS3.3 C.8.9.4.1.9)
+        dataset.ImageIndex = int((index - 1) % slices) + 1
 
 
 def settle_conditions(dataset: Dataset) -> None:

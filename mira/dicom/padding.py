@@ -1,8 +1,8 @@
-"""Pixels that hold no measurement: which they are in a series' files, and what was stored there.
+"""Pixels that the reader changed: those that hold no measurement, and CT values below air; and what was stored there.
 
 The reader turns them into air or zero, because a network and a metric need numbers that mean something. A derived
 series must not: what lay outside the scanner's field of view lies there still, and viewers and segmentation software
-know it by its value.
+know it by its value; and a value below air that no network has seen was not restored.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from mira.dicom import headers as h
-from mira.dicom.pixels import PADDING_HU_AT_MOST, Slice, padding_range, read_slices
+from mira.dicom.faults import why
+from mira.dicom.pixels import AIR_HU, PADDING_HU_AT_MOST, Slice, padding_range, read_slices
 from mira.dicom.reasons import Refused
 from mira.dicom.volume import SeriesVolume
 from mira.errors import DataRejected
@@ -31,20 +32,22 @@ class Padding:
         where: bool [rows, columns].
         values: float64 [rows, columns], what slope and intercept of the source make of its stored values.
         declared: whether the source names them by a Pixel Padding Value.
+        clipped: bool [rows, columns], the measured pixels that the reader made air, since they are below it.
     """
 
     where: NDArray[np.bool_]
     values: NDArray[np.float64]
     declared: bool
+    clipped: NDArray[np.bool_]
 
     @property
-    def lowest(self) -> float:
-        """The lowest of its values."""
-        return float(self.values[self.where].min())
+    def lowest(self) -> float | None:
+        """The lowest of its values, None where all pixels are measured."""
+        return float(self.values[self.where].min()) if self.where.any() else None
 
 
 def paddings(source: SeriesVolume) -> list[Padding | None]:
-    """Padding of each slice of a series, None for a slice without; its files are read again where there is some.
+    """What the reader changed in each slice, None where it changed nothing; files are read again where it did.
 
     Raises:
         DataRejected: when a file of the series is gone or has changed.
@@ -57,10 +60,11 @@ def paddings(source: SeriesVolume) -> list[Padding | None]:
         try:
             if last is None or last[0] != path:  # frames of one file follow each other
                 last = path, read_slices(path).slices
-        except Refused as error:
+        except (Refused, OSError) as error:
+            reason = error if isinstance(error, Refused) else why(error)
             raise DataRejected(
                 "A source file of this series cannot be read any more; its padding would be lost. Keep the source "
-                f"until the derived series is written ({error})."
+                f"until the derived series is written ({reason})."
             ) from error
         found.append(_padding(_of(last[1], header), source.modality))
     return found
@@ -77,12 +81,12 @@ def _of(slices: list[Slice], header: Dataset) -> Slice:
 def _padding(piece: Slice, modality: Modality) -> Padding | None:
     slope = h.number(piece.header, "RescaleSlope")
     values = piece.stored * (1.0 if slope is None else slope) + (h.number(piece.header, "RescaleIntercept") or 0.0)
+    below = values.astype(np.float32) < AIR_HU if modality is Modality.CT else np.zeros(values.shape, bool)
     span = padding_range(piece)
     if span is not None:
         inside = (piece.stored >= span[0]) & (piece.stored <= span[1])
         tissue = modality is Modality.CT and inside.any() and values[inside].max() > PADDING_HU_AT_MOST
         if inside.any() and not tissue:
-            return Padding(inside, values, declared=True)
-    if modality is Modality.CT and (outside := values <= UNDECLARED_HU).any():
-        return Padding(outside, values, declared=False)
-    return None
+            return Padding(inside, values, True, below & ~inside)
+    outside = below & (values <= UNDECLARED_HU)
+    return Padding(outside, values, False, below & ~outside) if below.any() else None

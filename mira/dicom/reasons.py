@@ -90,7 +90,7 @@ TEXTS: dict[Reason, str] = {
     Reason.NOT_SUVBW: "the PET holds SUV of another kind than by body weight (lean mass, surface)",
     Reason.EMPTY_IMAGE: "all pixels have the same value or none is above zero",
     Reason.SEVERAL_VOLUMES: "the series holds several volumes",
-    Reason.CRASHED: "a decoder crashed on this series",
+    Reason.CRASHED: "this software failed on it in an unforeseen way: please report the words in brackets",
     Reason.STRUCTURES: "the contours do not fit any image series that was taken",
 }
 

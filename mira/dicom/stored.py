@@ -12,6 +12,7 @@ MR: the classic image has no rescale. Where the source has none either and its i
     rounded to integers on the source's own scale, as the scanner did: intensities stay comparable with other series,
     and viewers need no rescale that this kind of image does not foresee. Otherwise a power-of-two slope is written,
     as scanners that rescale MR do.
+CT values below air that the network was never shown are the source's own again, rounded as the others are.
 Padding keeps its value where that costs the measured pixels no precision; otherwise it becomes the lowest stored value,
 which no measured pixel then has.
 """
@@ -66,12 +67,13 @@ class Stored:
         return self.pixels * float(self.slope) + float(self.intercept)
 
 
-def encode(source: SeriesVolume, voxels: NDArray[np.float32]) -> list[Stored]:
+def encode(source: SeriesVolume, voxels: NDArray[np.float32], unseen: bool = False) -> list[Stored]:
     """Stored values of all slices; pixels that are padding in the source's files are padding again.
 
     Args:
         source: the series that the voxels were made from.
         voxels: [slices, rows, columns] in its unit.
+        unseen: whether CT values below air, which the reader made air, are the source's own again.
 
     Raises:
         DataRejected: when values cannot be stored in 16 bits, or a source file with padding is gone.
@@ -83,8 +85,10 @@ def encode(source: SeriesVolume, voxels: NDArray[np.float32]) -> list[Stored]:
     for plane, padding in zip(measured, found, strict=True):
         if padding is not None:  # as the reader does it: a value inside the range of the measured pixels
             plane[padding.where] = AIR_HU if source.modality is Modality.CT else 0.0
-    lowest = min(padding.lowest for padding in found if padding is not None)
-    stored = _encode(source, measured, found, lowest)
+            if unseen:
+                plane[padding.clipped] = padding.values[padding.clipped]
+    lows = [padding.lowest for padding in found if padding is not None and padding.lowest is not None]
+    stored = _encode(source, measured, found, min(lows, default=None))
     return [one if padding is None else _pad(one, padding) for one, padding in zip(stored, found, strict=True)]
 
 
@@ -110,6 +114,8 @@ def _pad(stored: Stored, padding: Padding) -> Stored:
     Padding of several values is declared as their range; where a measured pixel has come to lie in it, the padding
     becomes one value, so that no pixel is taken for padding that is none.
     """
+    if padding.lowest is None:
+        return stored
     wanted = np.rint((padding.values[padding.where] - float(stored.intercept or 0)) / float(stored.slope or 1))
     limits = np.iinfo(stored.pixels.dtype)
     fits = limits.min <= wanted.min() and wanted.max() <= limits.max
@@ -129,9 +135,11 @@ def _encode(
 ) -> list[Stored]:
     """Stored values of the measured pixels, with room for the lowest padding value below them."""
     if source.modality is Modality.PET:
-        planes = zip(voxels, source.headers, found, strict=True)
-        return [_pet(plane.astype(np.float64) / source.suv_factor, _step(header), one is not None and one.lowest < 0)
-                for plane, header, one in planes]  # fmt: skip
+        below_zero = [one is not None and one.lowest is not None and one.lowest < 0 for one in found]
+        planes = zip(voxels, source.headers, below_zero, strict=True)
+        return [
+            _pet(plane.astype(np.float64) / source.suv_factor, _step(header), below) for plane, header, below in planes
+        ]
     low, high = float(voxels.min()), float(voxels.max())
     finest = FINEST_HU if source.modality is Modality.CT else FINEST
     if source.modality is Modality.MR:

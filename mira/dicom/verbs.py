@@ -59,10 +59,11 @@ def inspect(path: Path, with_files: bool = False) -> dict[str, Any]:
         structure sets) and `refused` (reasons with counts of files).
     """
     from mira.dicom.archive import opened
+    from mira.dicom.faults import reading
     from mira.dicom.scan import scan
     from mira.progress import track
 
-    with opened(path) as source:
+    with reading(path), opened(path) as source:
         result = scan(source)
         series = []
         for number, found in enumerate(track(result.series, "read", unit="series"), start=1):
@@ -82,11 +83,14 @@ def inspect(path: Path, with_files: bool = False) -> dict[str, Any]:
 def _describe(number: int, found: "FoundSeries", with_files: bool) -> dict[str, Any]:
     from pydicom.uid import UID
 
+    from mira.dicom.derive import not_derivable
     from mira.dicom.facts import scanner_facts, transfer_syntax_uid
+    from mira.dicom.faults import faults_refused
     from mira.dicom.fitness import tasks_of
     from mira.dicom.headers import tolerant
+    from mira.dicom.reasons import Refused
     from mira.dicom.triage import kind_name, modality
-    from mira.dicom.volume import read_volumes
+    from mira.dicom.volume import Refusal, SeriesResult, read_volumes
 
     with tolerant():
         scanner = scanner_facts(found.header)
@@ -102,7 +106,11 @@ def _describe(number: int, found: "FoundSeries", with_files: bool) -> dict[str, 
         }
     if with_files:
         entry["first_file"] = str(found.files[0])
-    result = read_volumes(found.files)
+    try:
+        with faults_refused():
+            result = read_volumes(found.files)
+    except Refused as error:
+        result = SeriesResult(refusals=[Refusal(found.files, error.reason, error.detail)])
     for volume in result.volumes:
         tasks, refusals = tasks_of(volume)
         entry["volumes"].append(
@@ -113,6 +121,7 @@ def _describe(number: int, found: "FoundSeries", with_files: bool) -> dict[str, 
                 "spacing_mm": [round(value, 4) for value in volume.volume.spacing],
                 "tasks": [task.value for task in tasks],
                 "task_refusals": refusals,
+                "not_restored": not_derivable(volume),
                 "warnings": volume.warnings,
                 "range": [float(volume.volume.voxels.min()), float(volume.volume.voxels.max())],
             }
@@ -144,6 +153,8 @@ def as_text(found: dict[str, Any]) -> str:
             lines.append(f"     {volume['formula']}")
             lines.append(f"     usable for: {', '.join(volume['tasks']) or 'nothing'}")
             lines += [f"     not for {task}: {why}" for task, why in volume["task_refusals"].items()]
+            if volume["not_restored"]:
+                lines.append(f"     cannot be restored: {volume['not_restored']}")
             if volume["warnings"]:
                 lines.append(f"     warnings: {', '.join(volume['warnings'])}")
         lines += [f"     not usable: {_with_detail(item)} [{item['files']} files]" for item in entry["refused"]]

@@ -110,7 +110,7 @@ class Blur(Recorder):
 
 
 def test_a_slice_too_large_for_a_request_travels_as_tiles_with_one_instruction(monkeypatch):
-    monkeypatch.setattr("mira.client.plan.LARGEST_SLICE", 200 * 200)
+    monkeypatch.setattr("mira.client.plan.LARGEST_SIDE", 200)
     voxels = volume(2, 210, 300)
     engine = Blur()
     restored = Restorer(engine, tile_side=192).restore_slices(voxels, "CT")
@@ -127,8 +127,17 @@ def test_a_slice_too_large_for_a_request_travels_as_tiles_with_one_instruction(m
     assert restored.degradation.shape == (2,)
 
 
+def test_a_slice_of_1025_rows_travels_as_tiles_that_make_the_whole():
+    voxels = volume(1, 1025, 200)
+    engine = Blur()
+    restored = Restorer(engine).restore_slices(voxels, "CT")
+    assert {batch.image.shape[2] <= 1024 for batch in engine.batches} == {True}
+    whole = Restorer(Blur(), tile_side=2048).restore_slices(voxels, "CT", instruction=restored.instruction)
+    np.testing.assert_allclose(restored.voxels, whole.voxels, atol=1e-3)
+
+
 def test_tiles_of_air_do_not_decide_the_instruction(monkeypatch):
-    monkeypatch.setattr("mira.client.plan.LARGEST_SLICE", 200 * 200)
+    monkeypatch.setattr("mira.client.plan.LARGEST_SIDE", 200)
     voxels = np.full((1, 400, 1600), -1000, np.float32)
     voxels[:, :, 1300:] += np.random.default_rng(0).normal(1000, 100, (1, 400, 300)).astype(np.float32)
     plan = Plan(voxels, Modality.CT, 1.0, 192)

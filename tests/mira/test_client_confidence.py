@@ -12,7 +12,7 @@ from pydicom import dcmread
 from mira.cli import main
 from mira.client import LocalRestorer
 from mira.client.engines import Batch, LocalEngine, TritonEngine, together
-from mira.client.series import restore_all, restore_nifti, restore_series
+from mira.client.series import StorageFailed, restore_all, restore_nifti, restore_series
 from mira.dicom.volume import read_series
 from mira.errors import DataRejected, ServingFailed
 from mira.tasks import Modality
@@ -56,7 +56,7 @@ def test_arrays_get_it_when_they_ask(restorer):
 
 
 def test_tiles_and_padding_are_treated_as_in_the_image(network, monkeypatch):
-    monkeypatch.setattr("mira.client.plan.LARGEST_SLICE", 10_000)
+    monkeypatch.setattr("mira.client.plan.LARGEST_SIDE", 100)
     with LocalRestorer(network, threads=1, tile_side=192) as restorer:
         large = restorer.restore_slices(volume(2, 300, 260), "CT", want_error=True)
         small = restorer.restore_slices(volume(2, 20, 24), "CT", want_error=True)
@@ -114,6 +114,15 @@ def test_a_second_series_holds_it_in_declared_units(tmp_path, restorer, modality
         restore_series(restorer, tmp_path / "out-error", tmp_path / "again")
 
 
+@pytest.mark.parametrize("uid", [None, "hello"])
+def test_both_series_of_a_source_without_study_are_in_one_study(tmp_path, restorer, uid):
+    series(tmp_path / "in", StudyInstanceUID=uid)
+    delivered = restore_series(restorer, tmp_path / "in", tmp_path / "out", confidence=True)
+    files = [*delivered.files, *delivered.error_files]
+    assert len({dcmread(path).StudyInstanceUID for path in files}) == 1
+    assert len({dcmread(path).SeriesInstanceUID for path in files}) == 2
+
+
 def test_neither_series_is_written_when_one_of_the_folders_is_there(tmp_path, restorer, monkeypatch):
     series(tmp_path / "in")
     (tmp_path / "out-error").mkdir()
@@ -126,7 +135,7 @@ def test_neither_series_is_written_when_one_of_the_folders_is_there(tmp_path, re
 
 def test_what_failed_at_the_expected_error_is_written_by_the_next_run(tmp_path, restorer, monkeypatch):
     series(tmp_path / "in")
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+    with monkeypatch.context() as patch, pytest.raises(StorageFailed, match="No space left"):
         patch.setattr("mira.client.series.write_expected_error", full_disk)
         restore_all(restorer, tmp_path / "in", tmp_path / "out", confidence=True)
     assert list((tmp_path / "out").iterdir()) == []
@@ -211,8 +220,8 @@ def test_neither_nifti_is_written_over_or_without_the_other(tmp_path, restorer, 
             raise OSError(errno.ENOSPC, "No space left on device")
         write_nifti(path, *_, **__)
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
-        patch.setattr("mira.client.series.write_nifti", full)
+    with monkeypatch.context() as patch, pytest.raises(StorageFailed, match="No space left"):
+        patch.setattr("mira.client.nifti.write_nifti", full)
         restore_nifti(restorer, tmp_path / "in.nii", tmp_path / "out.nii", Modality.CT, confidence=True)
     assert [path.name for path in tmp_path.iterdir()] == ["in.nii"]
     restore_nifti(restorer, tmp_path / "in.nii", tmp_path / "out.nii", Modality.CT, confidence=True)

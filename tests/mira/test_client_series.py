@@ -1,7 +1,9 @@
 """Files through the client: DICOM series to derived series, NIfTI to NIfTI, the verb."""
 
+import gc
 import json
 import shutil
+import weakref
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from pydicom import dcmread
 from mira.cli import main
 from mira.client import LocalRestorer
 from mira.client.series import RestorationIncomplete, restore_all, restore_nifti, restore_series
-from mira.dicom.volume import read_series
+from mira.dicom.volume import read_series, read_volumes
 from mira.errors import DataRejected, ServerAway, ServingFailed
 from mira.tasks import Modality
 from mira.volume import Volume, read_nifti, write_nifti
@@ -100,6 +102,23 @@ def test_a_server_that_goes_away_leaves_whole_series_and_the_same_call_goes_on(t
     delivered, refused = restore_all(identity, folder, tmp_path / "out")
     assert [item.modality for item in delivered] == [Modality.MR, Modality.CT]
     assert ["exists already" in reason for reason in refused] == [True]
+
+
+def test_a_series_is_let_go_of_before_the_next_one_is_read(tmp_path, folder, identity, monkeypatch):
+    read, alive = [], []
+
+    def watched(files):
+        gc.collect()
+        alive.append(sum(one() is not None for one in read))
+        result = read_volumes(files)
+        read.extend(weakref.ref(volume.volume.voxels) for volume in result.volumes)
+        return result
+
+    monkeypatch.setattr("mira.client.series.read_volumes", watched)
+    restore_all(identity, folder, tmp_path / "out")
+    with pytest.raises(DataRejected):  # all of them are there
+        restore_all(identity, folder, tmp_path / "out")
+    assert alive == [0] * 6
 
 
 def test_a_series_that_always_fails_is_in_nobodys_way(tmp_path, folder, identity, monkeypatch):

@@ -4,11 +4,11 @@ import pytest
 from pydicom import dcmread
 
 from mira.client import LocalRestorer
-from mira.client.series import restore_all, restore_series
-from mira.errors import DataRejected
+from mira.client.series import RestorationIncomplete, restore_all, restore_series
+from mira.errors import DataRejected, ServerAway
 from tests.mira.dicom_enhanced import enhanced
 from tests.mira.dicom_synthetic import make_header, pixels, write
-from tests.mira.test_client_series import SIZE, series
+from tests.mira.test_client_series import SIZE, failing, series
 from tests.triton.tiny_network import describe, tiny_network
 
 
@@ -50,6 +50,19 @@ def test_the_same_command_restores_what_arrived_since_and_nothing_twice(tmp_path
     with pytest.raises(DataRejected, match=r"(?=.*001-ct exists already)(?=.*002-ct exists already)"):
         restore_all(identity, source, out)
     assert sorted(path.name for path in out.iterdir()) == ["001-ct", "002-ct"]
+
+
+def test_what_a_failed_run_did_not_come_to_is_counted(tmp_path, identity, monkeypatch):
+    source, out = tmp_path / "in", tmp_path / "out"
+    named(source / "c", "1.2.99")
+    restore_all(identity, source, out)
+    named(source / "a", "1.2.97")
+    series(source / "b", "MR", SeriesInstanceUID="1.2.98")
+    failing(identity, monkeypatch, ServerAway("Triton is away."))
+    with pytest.raises(RestorationIncomplete, match=r"away\. 2 of 3 series are complete") as caught:
+        restore_all(identity, source, out)
+    assert [item.files[0].parent.name for item in caught.value.delivered] == ["002-ct"]
+    assert caught.value.outcome.present == [out / "001-ct"]
 
 
 def test_a_series_that_has_grown_is_restored_as_a_whole(tmp_path, identity):

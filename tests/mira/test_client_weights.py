@@ -120,7 +120,7 @@ def test_large_slices_travel_as_tiles_of_one_instruction(monkeypatch):
     given = volume(1, 256)
     with Restorer(weights_engine("released"), in_flight=1, tile_side=192) as restorer:
         with monkeypatch.context() as patch:
-            patch.setattr("mira.client.plan.LARGEST_SLICE", 200 * 200)
+            patch.setattr("mira.client.plan.LARGEST_SIDE", 200)
             tiled = restorer.restore_slices(given, "CT")
         whole = restorer.restore_slices(given, "CT", instruction=tiled.instruction)
     assert np.abs(tiled.voxels - whole.voxels)[:, 1:-1].max() < 0.1 * np.abs(whole.voxels - given).max()

@@ -31,7 +31,7 @@ GEOMETRY = (
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "FrameOfReferenceUID", "Rows", "Columns",
     "SliceThickness", "SpacingBetweenSlices", "SliceLocation",
 )  # fmt: skip
-AIR, NOT_AIR = -1024.0, -1500.0
+AIR, NOT_AIR = -1024.0, -1500.0  # the reader gives air for what is below it; far below there is nothing measured
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Trip:
         worst_value: the same in HU, SUVbw or MR a.u.
         padding: pixels that are padding in the source.
         padding_kept: those of them that are padding in the derived series: below everything measured, or declared.
-        below_air: pixels between -1500 and -1024 HU, which a network never sees: they come back as air.
+        below_air: pixels between -1500 and -1024 HU, which a network never sees: they come back as any other.
     """
 
     name: str
@@ -94,14 +94,13 @@ def compare(name: str, source: SeriesVolume, files: list[Path]) -> Trip:
                 declared[:] = False
             padding = declared | (raw <= NOT_AIR)
             below = ~padding & (raw < AIR)
-            expected = np.maximum(raw, AIR)
         else:
-            padding, below, expected = declared, np.zeros_like(declared), raw
+            padding, below = declared, np.zeros_like(declared)
         kept = padding & (declared_padding(after) if declared.any() else back <= NOT_AIR)
         counts += padding.sum(), kept.sum(), below.sum()
         # the reader gives float32 voxels: their own rounding is not the series'
-        rounding = np.spacing(np.abs(expected).astype(np.float32)).astype(float)
-        difference = np.maximum(np.abs(back - expected) - rounding, 0)[~padding]
+        rounding = np.spacing(np.abs(raw).astype(np.float32)).astype(float)
+        difference = np.maximum(np.abs(back - raw) - rounding, 0)[~padding]
         unit = float(after.get("RescaleSlope", 1))
         worst = max(worst, float(difference.max(initial=0)) / unit)
         worst_value = max(worst_value, float(difference.max(initial=0)) * source.suv_factor)
@@ -122,7 +121,7 @@ def trips(restorer: Restorer, folder: Path, out: Path, name: str) -> Iterator[Tr
 
 
 def made_up(folder: Path, modality: str, slices: int, side: int) -> Path:
-    """A series of random stored values; the CT has a declared padding outside a circle."""
+    """A series of random stored values; the CT has a declared padding outside a circle, and values below air."""
     rows, columns = np.mgrid[:side, :side]
     outside = np.hypot(rows - side / 2, columns - side / 2) > side / 2
     headers = []
@@ -130,6 +129,7 @@ def made_up(folder: Path, modality: str, slices: int, side: int) -> Path:
         stored = np.random.default_rng(number).integers(0, 3000, (side, side)).astype(np.int16)
         changes: dict[str, object] = {"RescaleSlope": f"{0.1 + 0.01 * number:.6g}"} if modality == "PT" else {}
         if modality == "CT":
+            stored[side // 2 : side // 2 + 3] = np.linspace(-475, 0, side).astype(np.int16)  # -1499 to -1024 HU
             stored[outside] = -2000
             changes = {"PixelPaddingValue": -2000}
         headers.append(make_header(modality, number, stored, **changes))

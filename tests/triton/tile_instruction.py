@@ -32,7 +32,7 @@ def looks(image: Floats, modality: Modality, scale: float, engine: LocalEngine) 
     def own(part: Floats) -> Floats:
         return engine.infer(Batch(part[None, None], modality.number, scale)).instruction[0]
 
-    with mock.patch.object(plan, "LARGEST_SLICE", TILE_SIDE**2):
+    with mock.patch.object(plan, "LARGEST_SIDE", TILE_SIDE):
         tiled = plan.Plan(image[None], modality, scale, TILE_SIDE)
     yield "tiles with structure", np.mean([engine.infer(batch).instruction[0] for batch in tiled.probes()], axis=0)
     yield "all tiles", np.mean([own(image[tile.window]) for tile in tiled.tiles], axis=0)
