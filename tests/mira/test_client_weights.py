@@ -137,7 +137,7 @@ def test_a_network_that_sees_neighbours_gets_those_of_each_slice(three, monkeypa
     graph, _ = load_restorer(three)
     with Restorer(weights_engine(str(three)), in_flight=1, tile_side=192) as restorer:
         whole = restorer.restore_slices(given, "CT", want_error=True)
-        monkeypatch.setattr("mira.client.plan.LARGEST_SLICE", 200 * 200)
+        monkeypatch.setattr("mira.client.plan.LARGEST_SIDE", 200)
         tiled = restorer.restore_slices(large, "CT", instruction=whole.instruction).voxels
         with pytest.raises(ConfigurationError, match="sees 3 slices at a time, and a stream gives them one by one"):
             next(iter(restorer.stream(given, "CT")))
