@@ -26,6 +26,7 @@ from benchmarks.study.measuring import (
     load_network,
     measure_all,
 )
+from benchmarks.study.samples import draw_samples
 from benchmarks.study.training import ALL, Budget, Training, plan, train_all
 from mira.pairs import read_index
 from mira.storage import write_json, write_text
@@ -131,6 +132,7 @@ def _study(name: str, pairs: Path, arguments: argparse.Namespace) -> dict[str, A
             unified = next(item for item in trained if item.training == Training(arguments.size, ALL))
             if seed == arguments.seeds[0]:
                 declared = declarations.declarations(pairs, load_network(unified))
+                draw_samples(pairs, load_network(unified), arguments.work / name / "samples.jpg")
             for item in trained:
                 name_of, network = item.training.name, item.training.network
                 if name_of not in costs:  # what a network has learnt does not change what it costs

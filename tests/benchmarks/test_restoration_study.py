@@ -24,9 +24,11 @@ from benchmarks.study.measuring import (
     load_network,
     measure_all,
 )
+from benchmarks.study.samples import chosen, draw_samples, window
 from benchmarks.study.training import Budget, Training, train_all
 from components.evaluate import measure
 from components.evaluate.aggregate import slice_table
+from mira.pairs import read_index
 from mira.tasks import Modality, Task
 from mira.volume import Volume, read_nifti, write_nifti
 from model.config import size_config
@@ -136,6 +138,24 @@ def test_blank_slices_are_counted_once_a_volume_and_told(tmp_path):
         write_nifti(tmp_path / pair.reference, Volume(voxels, volume.affine))
     assert count_blank(tmp_path) == Blank(volumes=1, slices=2)
     assert "2 slices in 1 volumes" in findings.blank_line(count_blank(tmp_path))
+
+
+def test_samples_show_a_hard_level_of_every_local_site(tmp_path):
+    make_pairs(tmp_path, 1, (("alpha", "train"), ("beta", "local"), ("gamma", "local")))
+    found = chosen(tmp_path)
+    assert [(pair.task, pair.site) for pair in found] == [(task, site) for task in Task for site in ("beta", "gamma")]
+    levels = {p.physics.severity for p in read_index(tmp_path).pairs if p.task is found[0].task}
+    assert found[0].physics.severity == sorted(levels)[min(2, len(levels) - 1)]
+    draw_samples(tmp_path, Restorer(MiraNet(size_config("tiny"))).eval(), tmp_path / "samples.png")
+    assert (tmp_path / "samples.png").stat().st_size > 20_000
+
+
+def test_samples_show_the_middle_of_what_is_there():
+    image = np.zeros((100, 80), np.float32)
+    image[70:90, 10:20] = 5
+    rows, columns = window(image, Modality.PET)
+    assert (rows, columns) == (slice(50, 100), slice(0, 40))
+    assert window(np.zeros((40, 30), np.float32), Modality.PET) == (slice(4, 36), slice(0, 30))
 
 
 def test_plots_are_drawn(tmp_path):
