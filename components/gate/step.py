@@ -11,6 +11,7 @@ from components.gate.rules import RuleResult, judge, judge_alone, patients_in
 from mira.cases import Record
 from mira.errors import DataRejected
 from mira.storage import atomic_folder, hash_file, write_json, write_text
+from mira.tasks import Task
 
 
 class GateConfig(Record):
@@ -62,6 +63,8 @@ def gate(evaluation: Path, policy: str, out: Path) -> GateSummary:
     results = [judge(rule, measured, profile) for rule in rules.protocol.gates]
     if not measured.rows or UNIFIED not in measured.networks:
         results.insert(0, _no_evidence(measured))
+    if UNIFIED in measured.networks and CHAMPION in measured.networks:
+        results.insert(0, _keeps_tasks(measured.networks[UNIFIED].tasks, measured.networks[CHAMPION].tasks))
     failed = [r.id for r in results if r.status == "fail"]
     alone = {
         name: judge_alone(rules.protocol.gates, measured, profile, name)
@@ -95,6 +98,27 @@ def _no_evidence(measured: Evaluation) -> RuleResult:
         status="fail",
         value=float(len(measured.rows)),
         note=f"{missing}: nothing was proved about the candidate.",
+    )
+
+
+def _keeps_tasks(candidate: list[Task], champion: list[Task]) -> RuleResult:
+    """Built in, since no figure shows it: a task without pairs has no row, and its rules are `not applicable`."""
+    lost = [task.value for task in champion if task not in candidate]
+    note = (
+        f"The candidate was not trained for {', '.join(lost)}, which the champion serves. Pair and train with cases of "
+        "every task that is served."
+    )
+    return RuleResult(
+        id="champion-tasks",
+        says="A candidate restores every task that the champion restores.",
+        figure="tasks lost",
+        threshold="≤ 0",
+        unit="tasks",
+        source="built in; the tasks must not change",
+        severity="must",
+        status="fail" if lost else "pass",
+        value=float(len(lost)),
+        note=note if lost else "",
     )
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components.evaluate.results import Network
 from components.gate.policy import Threshold, load_policy, policy_hash
 from components.gate.step import gate
 from mira.errors import ConfigurationError, DataRejected
@@ -15,8 +16,13 @@ from tests.components.made_up import make_evaluation
 POLICY = (Path(__file__).parents[2] / "pipelines" / "policy.yaml").read_text(encoding="utf-8")
 
 
-def decide(tmp_path, policy=POLICY, **options):
-    make_evaluation(tmp_path / "evaluation", **options)
+def decide(tmp_path, policy=POLICY, champion=(), **options):
+    """Decide about a made-up candidate, beside a champion of these tasks when there are any."""
+    evaluation = make_evaluation(tmp_path / "evaluation", **options)
+    if champion:
+        networks = evaluation.networks | {"champion": Network(tasks=list(champion), weights_sha256="c" * 64)}
+        evaluation = evaluation.model_copy(update={"networks": networks})
+        write_json(tmp_path / "evaluation" / "metrics.json", evaluation.model_dump(mode="json"))
     summary = gate(tmp_path / "evaluation", policy, tmp_path / "decision")
     decision = read_json(tmp_path / "decision" / "decision.json")
     return summary, {rule["id"]: rule for rule in decision["rules"]}, decision
@@ -113,6 +119,28 @@ def test_worse_than_the_champion_is_refused(tmp_path):
     summary, rules, _ = decide(tmp_path, change=against(4, -0.4, other="champion"))
     assert summary.failed == ["not-worse-than-champion"]
     assert rules["not-worse-than-champion"]["value"] == pytest.approx(-0.3)
+
+
+def as_good_as_the_champion(rows, comparisons):
+    """Comparisons of every task and set with the champion, none of them worse."""
+    comparisons += [c.model_copy(update={"other": "champion"}) for c in comparisons]
+
+
+def test_a_candidate_that_loses_a_task_of_the_champion_is_refused(tmp_path):
+    """Its own tasks may be perfect: the endpoint would refuse the other modalities from then on."""
+    options = {"champion": tuple(Task), "change": as_good_as_the_champion}
+    summary, rules, _ = decide(tmp_path, tasks=(Task.CT_DENOISING,), **options)
+    assert summary.failed == ["champion-tasks"]
+    assert rules["champion-tasks"]["severity"] == "must"
+    note = "The candidate was not trained for pet-synthesis, mri-super-resolution, which the champion serves."
+    assert note in rules["champion-tasks"]["note"]
+    assert f"- champion-tasks: {note}" in (tmp_path / "decision" / "decision.md").read_text()
+
+    summary, rules, _ = decide(tmp_path, **options)
+    assert summary.approved
+    assert rules["champion-tasks"]["status"] == "pass"
+    summary, _, _ = decide(tmp_path, champion=(Task.CT_DENOISING,), change=as_good_as_the_champion)
+    assert summary.approved  # a task more is no harm
 
 
 def test_a_task_without_data_is_stated_and_one_without_test_patients_refused(tmp_path):
