@@ -71,7 +71,7 @@ def judge(gate: Gate, evaluation: Evaluation, profile: str) -> RuleResult:
 
     Returns:
         The result; `not applicable` when nothing in the scope has the figure, never a pass. A `must` fails when a
-        task was measured in its scope and the figure is missing all the same: nothing shows that the rule holds.
+        task was measured on a set in its scope and the figure is missing there: nothing shows that the rule holds.
     """
     findings = [
         finding.model_copy(update={"status": _verdict(gate, finding)})
@@ -96,7 +96,7 @@ def judge(gate: Gate, evaluation: Evaluation, profile: str) -> RuleResult:
         chosen = {"status": worst.status, "value": worst.value, "stratum": worst.stratum, "patients": worst.patients}
         result = result.model_copy(update=chosen)
     if absent := _absent(gate, evaluation, profile, findings):
-        note = f"The evaluation lacks this figure for {', '.join(absent)}: nothing shows that the rule holds."
+        note = f"The evaluation lacks this figure for {'; '.join(absent)}: nothing shows that the rule holds."
         result = result.model_copy(update={"status": "fail", "note": note})
     return result
 
@@ -129,17 +129,22 @@ def _verdict(gate: Gate, finding: Finding) -> Status:
 
 
 def _absent(gate: Gate, evaluation: Evaluation, profile: str, findings: list[Finding]) -> list[str]:
-    """Tasks that were measured in the scope of a `must` without giving its figure."""
+    """Each `task, set` that was measured in the scope of a `must` without giving its figure."""
     if gate.severity != "must" or gate.figure in ("patients", "local_patients", "local_minus_test_gain_db", "parity"):
         return []
-    tasks = {row.task for row in _in_scope(gate, evaluation, profile)}
+    measured = {(row.task, row.split) for row in _in_scope(gate, evaluation, profile)}
     if gate.figure == "unified_minus_single_db":
-        tasks = {task for task in tasks if task.value in evaluation.networks}
+        measured = {place for place in measured if place[0].value in evaluation.networks}
     if gate.figure == "unified_minus_champion_db":
         champion = evaluation.networks.get(CHAMPION)
-        tasks &= set(champion.tasks) if champion else set()
-    have = {finding.stratum.get("task") for finding in findings}
-    return [task.value for task in Task if task in tasks and task.value not in have]
+        measured = {place for place in measured if champion and place[0] in champion.tasks}
+    have = {(finding.stratum.get("task"), finding.stratum.get("split")) for finding in findings}
+    return [
+        f"{task.value}, {split}"
+        for task in Task
+        for split in gate.scope.splits
+        if (task, split) in measured and (task.value, split) not in have
+    ]
 
 
 def _not_covered(gate: Gate, evaluation: Evaluation, profile: str, findings: list[Finding]) -> list[str]:

@@ -180,6 +180,27 @@ def test_a_figure_that_a_measured_task_lacks_refuses_the_candidate(tmp_path):
     assert summary.failed == ["unified-vs-single-test", "unified-vs-single-local"]
 
 
+@pytest.mark.parametrize("split", ["test", "local"])
+def test_a_figure_that_a_measured_set_lacks_refuses_the_candidate(tmp_path, split):
+    """The other set has it, which shows nothing of this one."""
+    summary, rules, _ = decide(tmp_path, change=edit(task=Task.CT_DENOISING, split=split, to={"clinical": {}}))
+    assert summary.failed == ["hu-bias"]
+    assert f"lacks this figure for ct-denoising, {split}: nothing shows" in rules["hu-bias"]["note"]
+
+    def uncompared(rows, comparisons):
+        comparisons[:] = [c for c in comparisons if (c.task, c.split) != (Task.PET_SYNTHESIS, split)]
+
+    summary, _, _ = decide(tmp_path, change=uncompared)
+    assert summary.failed == [f"unified-vs-single-{split}"]
+
+    def champion_uncompared(rows, comparisons):
+        as_good_as_the_champion(rows, comparisons)
+        comparisons[:] = [c for c in comparisons if (c.other, c.split) != ("champion", split)]
+
+    summary, _, _ = decide(tmp_path, champion=tuple(Task), change=champion_uncompared)
+    assert summary.failed == ["not-worse-than-champion"]
+
+
 def test_a_site_without_the_figure_is_named(tmp_path):
     change = edit(task=Task.CT_DENOISING, site="beta", to={"clinical": {}})
     summary, rules, _ = decide(tmp_path, change=change)
@@ -196,16 +217,17 @@ def test_one_patient_whose_bias_the_mean_hides_is_told(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("bad", "broken"),
+    ("site", "bad", "broken"),
     [
-        ({"gain_db": -20.0}, ["gain-local", "local-margin"]),
-        ({"clinical": {"hu_mean_bias": 300.0}}, ["hu-bias"]),
-        ({"clinical": {}}, []),  # the other sites have the figure
+        ("gamma", {"gain_db": -20.0}, ["gain-local", "local-margin"]),
+        ("gamma", {"clinical": {"hu_mean_bias": 300.0}}, ["hu-bias"]),
+        ("gamma", {"clinical": {}}, ["hu-bias"]),  # no other local site has the figure
+        ("beta", {"clinical": {}}, []),  # the other test site has it
     ],
 )
-def test_a_single_task_network_that_breaks_a_rule_is_left_out(tmp_path, bad, broken):
+def test_a_single_task_network_that_breaks_a_rule_is_left_out(tmp_path, site, bad, broken):
     """It would be served to whom asks for it; the unified network is judged as before."""
-    change = edit("ct-denoising", site="gamma", to=bad)
+    change = edit("ct-denoising", site=site, to=bad)
     summary, _, decision = decide(tmp_path, change=change)
     assert summary.approved
     assert decision["left_out"] == ({"ct-denoising": broken} if broken else {})
