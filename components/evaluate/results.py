@@ -79,6 +79,7 @@ class Comparison(Record):
         patients: independent units of the bootstrap.
         difference_db: mean over patients of (network - other).
         lower_db: lower bound of the one-sided 95 % interval; equal to the mean of a single patient.
+        upper_db: upper bound of the same; None in evaluations from before there was one.
         draws: bootstrap draws.
     """
 
@@ -90,6 +91,7 @@ class Comparison(Record):
     patients: int
     difference_db: float
     lower_db: float
+    upper_db: float | None = None
     draws: int
 
 

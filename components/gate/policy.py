@@ -53,6 +53,12 @@ class Threshold(Record):
         assert lower is not None
         return value - lower
 
+    def excludes(self, lower: float, upper: float) -> bool:
+        """Whether no value between two bounds of a figure keeps this bound."""
+        if self.within is not None and lower <= 0 <= upper:
+            return False  # the value between them that is nearest to zero is zero
+        return not self.met(lower) and not self.met(upper)
+
     def __str__(self) -> str:
         """In words, as reports print it."""
         if self.above is not None:
@@ -86,7 +92,7 @@ class Gate(Record):
         source: where the threshold comes from.
         severity: `must` refuses the candidate, `warn` only tells.
         minimum_patients: below this number of patients in a stratum the figure cannot support the claim: the rule is
-            reported as not decidable there, which counts as a warning.
+            reported as not decidable there, which counts as a warning, unless its interval shows that it is missed.
         step: step that enforces the rule; the gate step itself unless said otherwise.
     """
 

@@ -99,7 +99,7 @@ def test_comparisons_are_paired_by_patient_on_both_sets(run):
     }
     for comparison in evaluation.comparisons:
         assert comparison.patients == 2
-        assert comparison.difference_db >= comparison.lower_db > 0
+        assert comparison.upper_db >= comparison.difference_db >= comparison.lower_db > 0
 
 
 def test_clinical_figures_and_indicators(run):

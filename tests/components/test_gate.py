@@ -92,11 +92,12 @@ def test_warn_rules_do_not_refuse(tmp_path):
     assert summary.warned == ["suv-max-bias"]
 
 
-def against(patients, lower, other="ct-denoising"):
+def against(patients, lower, other="ct-denoising", upper=None):
     """A comparison of CT on test patients, in place of the made-up one with the same network."""
 
     def change(rows, comparisons):
         figures = {"patients": patients, "difference_db": lower + 0.1, "lower_db": lower, "other": other}
+        figures["upper_db"] = upper
         comparisons.append(comparisons[0].model_copy(update=figures))
         if other == comparisons[0].other:
             del comparisons[0]
@@ -113,6 +114,35 @@ def test_few_patients_make_non_inferiority_undecidable_and_many_decide(tmp_path)
     summary, rules, _ = decide(tmp_path, change=against(10, -0.5))
     assert summary.failed == ["unified-vs-single-test"]
     assert rules["unified-vs-single-local"]["status"] == "pass"
+
+
+@pytest.mark.parametrize(
+    ("patients", "upper", "status"),
+    [
+        (9, -2.8, "fail"),  # even the best that the interval allows is worse than the threshold
+        (9, -0.1, "not decidable"),
+        (9, None, "not decidable"),  # an evaluation from before there was an upper bound
+        (4, -2.8, "fail"),
+        (3, -2.8, "not decidable"),  # 12 % of the bounds of three patients are on the wrong side
+        (10, -0.1, "fail"),  # enough patients have to prove it
+    ],
+)
+def test_few_patients_can_disprove_what_they_cannot_prove(tmp_path, patients, upper, status):
+    summary, rules, _ = decide(tmp_path, change=against(patients, -3.0, upper=upper))
+    assert rules["unified-vs-single-test"]["status"] == status
+    assert summary.failed == (["unified-vs-single-test"] if status == "fail" else [])
+    told = "even the better end of its 95 % interval misses the threshold" in rules["unified-vs-single-test"]["note"]
+    assert told == (status == "fail" and patients < 10)
+
+
+def test_an_interval_is_outside_when_none_of_its_values_keeps_the_bound():
+    assert Threshold(at_least=-0.15).excludes(-3, -2.8)
+    assert not Threshold(at_least=-0.15).excludes(-3, -0.15)
+    assert Threshold(above=0).excludes(-1, 0)
+    assert Threshold(at_most=1).excludes(1.1, 2)
+    assert not Threshold(at_most=1).excludes(1, 2)
+    assert Threshold(within=5).excludes(-7, -6)
+    assert not Threshold(within=5).excludes(-6, 6)
 
 
 def test_worse_than_the_champion_is_refused(tmp_path):
