@@ -26,17 +26,17 @@ Figure = Literal[
 
 
 class Threshold(Record):
-    """One bound. `above` is exclusive; `within` means between minus and plus the value."""
+    """One finite bound. `above` is exclusive; `within` means between minus and plus the value."""
 
-    above: float | None = None
-    at_least: float | None = None
-    at_most: float | None = None
-    within: float | None = Field(default=None, ge=0)
+    above: float | None = Field(default=None, allow_inf_nan=False)
+    at_least: float | None = Field(default=None, allow_inf_nan=False)
+    at_most: float | None = Field(default=None, allow_inf_nan=False)
+    within: float | None = Field(default=None, ge=0, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _one(self) -> Self:
-        if len(self.model_fields_set) != 1:
-            raise ValueError("give exactly one of: above, at_least, at_most, within")
+        if len(self.model_fields_set) != 1 or getattr(self, next(iter(self.model_fields_set))) is None:
+            raise ValueError("give exactly one of: above, at_least, at_most, within; and with it a number")
         return self
 
     def met(self, value: float) -> bool:
