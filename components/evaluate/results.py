@@ -26,6 +26,8 @@ class Network(Record):
         weights_sha256: hash of its weights.
         run_id: MLflow run that trained it; empty when unknown.
         data_version: data that it was trained on; empty when unknown.
+        patients_unknown: names of the weights behind it, itself among them, whose patients nobody wrote down, so that
+            nothing shows that the test and local patients are new to it; None in evaluations from before this was told.
     """
 
     tasks: list[Task]
@@ -33,6 +35,7 @@ class Network(Record):
     weights_sha256: str
     run_id: str = ""
     data_version: str = ""
+    patients_unknown: list[str] | None = None
 
 
 class Row(Record):

@@ -135,11 +135,16 @@ def _decision(
         task.value: {split: patients_in(measured, task, split) for split in ("test", "local")}
         for task in (candidate.tasks if candidate else [])
     }
+    unknown = {
+        name: [name] if network.patients_unknown is None else network.patients_unknown
+        for name, network in measured.networks.items()
+    }
     return {
         **summary.model_dump(),
         "rules": [result.model_dump(mode="json") for result in results],
         "profile": rules.protocol.profile,
         "coverage": coverage,
+        "patients_unknown": {name: others for name, others in unknown.items() if others},
         "policy_version": rules.version,
         "policy_sha256": policy_hash(text),
         "evaluation_sha256": hash_file(evaluation / "metrics.json"),
@@ -177,6 +182,11 @@ def _markdown(decision: dict[str, Any], results: list[RuleResult]) -> str:
     notes += [
         f"- The single-task network {name} is not exported: alone, it breaks {', '.join(broken)}."
         for name, broken in decision["left_out"].items()
+    ]
+    notes += [
+        f"- Nothing shows that the test and local patients are new to the network {name}: nobody wrote down the "
+        f"patients that {', '.join(others)} was trained on."
+        for name, others in decision["patients_unknown"].items()
     ]
     notes += [f"- {r.id}: no data for {'; '.join(r.not_covered)}." for r in results if r.not_covered and r.findings]
     return "\n".join([*lines, "", *notes]) + "\n"

@@ -19,6 +19,7 @@ from components.tracking import Run
 from components.train.environment import code_version, machine, packages
 from components.train.pairs import check_leaks, load, tasks_of
 from components.train.pictures import draw_samples
+from components.train.seen import KEY, Seen, refuse_seen, seen_after
 from components.train.start import Start, StartedFrom, find_start
 from components.train.unfinished import work_folder
 from mira.cases import Record
@@ -132,7 +133,8 @@ def train(pairs: Path, network: str, out: Path, config: TrainConfig) -> TrainSum
         config: parameters.
 
     Raises:
-        DataRejected: when there is nothing to train on, a split leaks, or a volume holds values that are not numbers.
+        DataRejected: when there is nothing to train on, a split leaks, the start has seen test or local patients, or a
+            volume holds values that are not numbers.
         ConfigurationError: for an unknown network, a device that is not here, weights to start from that are not
             there or do not fit, or a training that has diverged.
         RetryableError: when MLflow is away.
@@ -148,6 +150,7 @@ def train(pairs: Path, network: str, out: Path, config: TrainConfig) -> TrainSum
     start = find_start(config.start_from, config.size, config.tracking_uri, config.start_sha256)
     if start is not None:
         start.check(_shape(config))  # before minutes of reading pairs
+        refuse_seen(index, start.seen, f"{start.origin.label}, which start_from names")
     steps = config.steps_per_task * len(tasks)
     volumes = load(pairs, [pair for task in tasks for pair in index.select("train", task=task)])
     held_out = load(pairs, [pair for task in tasks for pair in index.select("validation", task=task)])
@@ -174,6 +177,7 @@ def train(pairs: Path, network: str, out: Path, config: TrainConfig) -> TrainSum
         trained = fit(volumes, samples, settings, work, what, sink=_batched(run), say=announce, network=begin)
         figures = _figures(trained, config, network, len(tasks), start)
         figures["error_scale"] = {str(kind): scale for kind, scale in calibrate(trained.network, unseen).items()}
+        figures[KEY] = seen_after(index, tasks, Seen() if start is None else start.seen).model_dump()
         with atomic_folder(out) as new:
             _write(new, trained, config, network, tasks, index.data_version, figures | {"run_id": run.run_id})
             _log_files(run, new, trained, samples, work)

@@ -15,7 +15,7 @@ from mira.client import Restorer
 from mira.client.weights import weights_engine
 from mira.errors import ConfigurationError, DataRejected
 from mira.quality.metrics import measure_slices
-from mira.storage import hash_file, read_json
+from mira.storage import hash_file, read_json, write_json
 from mira.tasks import Modality, Task
 from mira.volume import read_nifti
 from model.checkpoint import load_restorer
@@ -208,6 +208,33 @@ def test_what_cannot_be_evaluated_is_refused(tmp_path):
     with pytest.raises(DataRejected, match="is not a checkpoint"):
         evaluate(tmp_path / "pairs", [tmp_path], None, tmp_path / "out", CONFIG)
     assert not (tmp_path / "out").exists()
+
+
+def test_patients_that_a_network_was_trained_on_prove_nothing_about_it(run, tmp_path):
+    """A split that was drawn anew makes test patients of train patients; the new pairs cannot show it."""
+    _, evaluation, _, root = run
+    assert evaluation.networks["champion"].patients_unknown == ["champion"]  # trained before there was such a list
+
+    def has_seen(folder, patients, unknown=()):
+        training = read_json(folder / "training.json")
+        write_json(folder / "training.json", training | {"seen": {"patients": patients, "unknown": list(unknown)}})
+        return folder
+
+    unified = has_seen(make_network(tmp_path / "unified", "unified"), ["someone", "else"], ["made_up_tiny 2"])
+    for folder in ("champion", "unified"):
+        leaking = make_network(tmp_path / "leaking" / folder, "unified", seed=4)
+        has_seen(leaking, ["patient-alpha-0", "patient-gamma-0", "patient-gamma-1"])
+        networks, champion = ([unified], leaking) if folder == "champion" else ([leaking], None)
+        with pytest.raises(DataRejected, match=f"1 of 2 test .* and 2 of 2 local .* {folder} network: .*previous"):
+            evaluate(root / "pairs", networks, champion, tmp_path / "out", CONFIG)
+    assert not (tmp_path / "out").exists()
+
+    make_pairs(tmp_path / "pairs", 1, tasks=(Task.PET_SYNTHESIS,))
+    champion = has_seen(make_network(tmp_path / "champion", "unified", seed=5), ["patient-alpha-7"])
+    evaluate(tmp_path / "pairs", [unified], champion, tmp_path / "out", CONFIG)
+    networks = read_evaluation(tmp_path / "out").networks
+    assert networks["unified"].patients_unknown == ["made_up_tiny 2"]  # what it started from
+    assert networks["champion"].patients_unknown == []
 
 
 def test_an_unknown_profile_is_a_configuration_error():

@@ -173,6 +173,24 @@ def test_a_candidate_that_loses_a_task_of_the_champion_is_refused(tmp_path):
     assert summary.approved  # a task more is no harm
 
 
+def test_a_network_whose_patients_nobody_wrote_down_is_named(tmp_path):
+    def known(folder, unknown):
+        metrics = read_json(folder / "metrics.json")
+        for name, network in metrics["networks"].items():
+            network["patients_unknown"] = unknown if name == "unified" else []
+        write_json(folder / "metrics.json", metrics)
+        gate(folder, POLICY, tmp_path / "decision")
+        return read_json(tmp_path / "decision" / "decision.json")["patients_unknown"]
+
+    _, _, decision = decide(tmp_path, champion=tuple(Task), change=as_good_as_the_champion)
+    assert decision["patients_unknown"]["champion"] == ["champion"]  # an evaluation from before there was the field
+    assert known(tmp_path / "evaluation", ["made_up_tiny 2"]) == {"unified": ["made_up_tiny 2"]}
+    note = "are new to the network unified: nobody wrote down the patients that made_up_tiny 2 was trained on."
+    assert note in (tmp_path / "decision" / "decision.md").read_text()
+    assert known(tmp_path / "evaluation", []) == {}
+    assert "nobody wrote down" not in (tmp_path / "decision" / "decision.md").read_text()
+
+
 def test_a_task_without_data_is_stated_and_one_without_test_patients_refused(tmp_path):
     summary, rules, decision = decide(tmp_path, tasks=(Task.CT_DENOISING,))
     assert summary.approved

@@ -14,6 +14,7 @@ from components.train.start import find_start, pinned
 from components.train.step import TrainConfig, train
 from mira.errors import ConfigurationError, DataRejected
 from mira.storage import hash_file, read_json
+from mira.tasks import Task
 from model import released
 from model.checkpoint import read_weights
 from model.config import size_config
@@ -89,6 +90,27 @@ def test_the_record_names_what_it_began_from(root, started):
         assert (run.tags["started_from"], run.tags["started_from_sha256"]) == ("made_up_tiny 2", sha256)
         assert run.params["started_from_sha256"] == sha256
         assert "start_from" not in run.params  # the path of a folder would make equal trainings unequal
+
+
+def test_the_record_has_every_patient_that_the_weights_have_seen(root, started, tmp_path):
+    """Also of what they began from, and of what that began from."""
+    own = ["patient-alpha-0", "patient-beta-0"]
+    for name in started:
+        assert read_json(root / name / "training.json")["seen"] == {"patients": own, "unknown": ["made_up_tiny 2"]}
+
+    make_pairs(tmp_path / "pairs", 1, (("delta", "train"), ("epsilon", "test")), (Task.PET_SYNTHESIS,))
+    config = settings(root, start_from=str(root / "unified"), calibration_slices=0)
+    train(tmp_path / "pairs", "pet-synthesis", tmp_path / "next", config)
+    seen = read_json(tmp_path / "next" / "training.json")["seen"]
+    assert seen == {"patients": [*own, "patient-delta-0"], "unknown": ["made_up_tiny 2"]}
+
+
+def test_a_start_that_has_seen_test_patients_is_refused_before_the_training(root, started, tmp_path):
+    make_pairs(tmp_path / "pairs", 2, (("beta", "train"), ("alpha", "test")), (Task.PET_SYNTHESIS,))
+    source = f"runs:/{started['unified'].run_id}/checkpoint"  # the list is kept with the registered weights
+    with pytest.raises(DataRejected, match=r"1 of 2 test patients were in train or validation of mira_net .*previous"):
+        train(tmp_path / "pairs", "pet-synthesis", tmp_path / "out", settings(root, start_from=source))
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_error_head_that_is_missing_begins_fresh_and_that_is_said(root, tmp_path, capsys):
