@@ -11,7 +11,9 @@ from mira.pairs import PairIndex
 from mira.tasks import TASKS, Task
 
 
-def model_card(lineage: Lineage, evaluation: Evaluation, decision: dict[str, Any], index: PairIndex) -> str:
+def model_card(
+    lineage: Lineage, evaluation: Evaluation, decision: dict[str, Any], index: PairIndex, notices: list[str]
+) -> str:
     """The card as Markdown.
 
     Args:
@@ -19,6 +21,7 @@ def model_card(lineage: Lineage, evaluation: Evaluation, decision: dict[str, Any
         evaluation: its measures.
         decision: the gate's decision.
         index: the pairs that it was trained and measured on.
+        notices: licence and attribution of what its networks began from, as the train step keeps them.
     """
     network = evaluation.networks[UNIFIED]
     parts = [
@@ -43,6 +46,7 @@ def model_card(lineage: Lineage, evaluation: Evaluation, decision: dict[str, Any
         *_data_table(index),
         "",
         *_start_lines(lineage, evaluation),
+        *_attribution(lineage, notices),
         "## Measures",
         "",
         f"PSNR in dB, profile `{evaluation.profile}`: {evaluation.profiles[evaluation.profile]} "
@@ -122,6 +126,14 @@ def _start_lines(lineage: Lineage, evaluation: Evaluation) -> list[str]:
             "",
         ]
     return lines
+
+
+def _attribution(lineage: Lineage, notices: list[str]) -> list[str]:
+    """Licence and attribution of the weights that a training began from, which go with every copy."""
+    if all(network.started_from is None for network in lineage.networks.values()):
+        return []
+    lost = "The weights that it began from came without licence or attribution; what holds for them holds here, too."
+    return ["## Attribution", "", *(f"{notice.strip()}\n" for notice in notices or [lost])]
 
 
 def _began(network: TrainedNetwork) -> str:

@@ -16,6 +16,7 @@ from pydantic import Field
 import mira
 from components.command import announce
 from components.tracking import Run
+from components.train.attribution import NOTICE
 from components.train.environment import code_version, machine, packages
 from components.train.pairs import check_leaks, load, tasks_of
 from components.train.pictures import draw_samples
@@ -129,7 +130,8 @@ def train(pairs: Path, network: str, out: Path, config: TrainConfig) -> TrainSum
     Args:
         pairs: root of the pair store.
         network: `unified`, or a task.
-        out: checkpoint folder to write: model.safetensors, config.json, history.csv, training.json.
+        out: checkpoint folder to write: model.safetensors, config.json, history.csv, training.json, and STARTED_FROM.md
+            with the licence and attribution of weights that it began from.
         config: parameters.
 
     Raises:
@@ -180,6 +182,8 @@ def train(pairs: Path, network: str, out: Path, config: TrainConfig) -> TrainSum
         figures[KEY] = seen_after(index, tasks, Seen() if start is None else start.seen).model_dump()
         with atomic_folder(out) as new:
             _write(new, trained, config, network, tasks, index.data_version, figures | {"run_id": run.run_id})
+            if start is not None and start.notice:
+                write_text(new / NOTICE, start.notice)
             _log_files(run, new, trained, samples, work)
     shutil.rmtree(work)
     if not config.work_dir and not any(work.parent.iterdir()):
@@ -323,8 +327,9 @@ def _log_files(run: Run, new: Path, trained: "Trained", samples: "list[Sample]",
     from model.restorer import Restorer
     from model.validation import restore_samples
 
-    for name in ("model.safetensors", "config.json", "training.json"):
-        run.file(new / name, "checkpoint")
+    for name in ("model.safetensors", "config.json", "training.json", NOTICE):
+        if (new / name).is_file():
+            run.file(new / name, "checkpoint")
     run.file(new / "history.csv")
     write_text(work / "packages.txt", packages())
     run.file(work / "packages.txt", "environment")
