@@ -13,6 +13,7 @@ from components.evaluate.step import EvaluateConfig, evaluate
 from components.kubeflow_outputs import describe_evaluation
 from mira.client import Restorer
 from mira.client.weights import weights_engine
+from mira.dicom.units import mr_scale
 from mira.errors import ConfigurationError, DataRejected
 from mira.quality.metrics import measure_slices
 from mira.storage import hash_file, read_json, write_json
@@ -62,7 +63,7 @@ def test_an_identity_gains_nothing_and_a_spoiling_network_loses(run):
 
 
 def test_slices_are_restored_as_a_client_restores_their_series(run):
-    """All of a volume share one instruction, also where only some slices of it are measured."""
+    """All of a volume share one instruction and a scale that is estimated, also where only some slices are measured."""
     index, _, _, root = run
     network, _ = load_restorer(root / "champion")
     with Restorer(weights_engine(str(root / "champion")), in_flight=1) as client:
@@ -70,10 +71,26 @@ def test_slices_are_restored_as_a_client_restores_their_series(run):
             slices = load_slices(root / "pairs", pair, 2, 0)
             restored = measure(slices, {"unified": network}, ["robust"], "unified", 4).restored["unified"]
             volume = read_nifti(root / "pairs" / pair.degraded).voxels
-            served = client.restore_slices(volume, pair.modality, mr_scale=pair.mr_scale)
+            served = client.restore_slices(volume, pair.modality)
             assert len(slices.index) == 2 < len(volume)
             assert np.abs(served.voxels - volume).max() > 0.1
             np.testing.assert_allclose(restored, served.voxels[slices.index], rtol=1e-4, atol=1e-3)
+
+
+def test_an_mr_network_is_given_the_scale_of_what_it_restores_and_the_metric_that_of_the_reference(run):
+    """A client has no reference to take the scale from."""
+    index, _, _, root = run
+    network, _ = load_restorer(root / "champion")
+    pair = index.select("test", task=Task.MRI_SUPER_RESOLUTION)[1]
+    slices = load_slices(root / "pairs", pair, 2, 0)
+    assert slices.scale == mr_scale(read_nifti(root / "pairs" / pair.degraded).voxels) != pair.mr_scale
+    measured = measure(slices, {"unified": network}, ["robust"], "unified", 4)
+    expected = measure_slices(
+        slices.reference, measured.restored["unified"], pair.modality, "robust", mr_scale=pair.mr_scale
+    )
+    np.testing.assert_allclose(measured.slices["unified", "robust"].psnr, expected.psnr)
+    ct = index.select("test", task=Task.CT_DENOISING)[0]
+    assert load_slices(root / "pairs", ct, 2, 0).scale == 1.0
 
 
 def test_figures_are_those_of_the_quality_package_on_the_stored_volumes(run):
