@@ -93,7 +93,8 @@ def factory(
         policy: The gate policy (YAML): rules a candidate must pass, with threshold, unit and source.
         ingest_config: Other parameters of ingest, as JSON.
         validate_config: Other parameters of validate, as JSON, such as the minimum numbers of sites.
-        pair_config: Other parameters of pair, as JSON, such as the dose, count and resolution levels.
+        pair_config: Other parameters of pair, as JSON, such as the dose, count and resolution levels, or `previous`:
+            the pairs.json of the network that serves, on the workspace's volume, so that patients keep their splits.
         train_config: Other parameters of train, as JSON, such as batch and patch size.
         evaluate_config: Other parameters of evaluate, as JSON, such as the metric profiles.
         export_config: Other parameters of export, as JSON, such as the tolerances.
@@ -121,8 +122,10 @@ def factory(
     ingested.after(checked)
     kubernetes.use_secret_as_env(ingested, secret_name=KEY_SECRET, secret_key_to_env={"key": "MIRA_PSEUDONYM_KEY"})
     cases = ingested.outputs["cases"]
-    validation = validate(cases=cases, config=validate_config).outputs["validation"]
-    paired = pair(cases=cases, validation=validation, seed=seed, config=pair_config)
+    # both may be given files of an earlier run, which lie on the workspace's volume
+    validated = _mounted(validate(cases=cases, config=validate_config), workspace=True)
+    validation = validated.outputs["validation"]
+    paired = _mounted(pair(cases=cases, validation=validation, seed=seed, config=pair_config), workspace=True)
     paired.set_cpu_request("2").set_memory_request("4G")
     pairs = paired.outputs["pairs"]
 

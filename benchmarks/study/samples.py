@@ -67,7 +67,7 @@ def draw_samples(pairs: Path, restorer: "Restorer", path: Path) -> None:
     axes = figure.subplots(len(records), len(columns), squeeze=False)
     for row, record in zip(axes, records, strict=True):
         slices = load_slices(pairs, record, 1, 1)
-        known = record.modality, record.mr_scale
+        known = record.modality, slices.scale
         instruction = shared_instruction(restorer, slices.probes, *known)
         restored = restore_volume(restorer, slices.volume, *known, instruction=instruction, places=slices.index).voxels
         low, high, error = np.multiply(WINDOWS[record.task], record.mr_scale or 1.0)

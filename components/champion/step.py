@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import Field
 
 from components.register.registry import CHAMPION, connect, retryable, version_of_alias
+from components.train.attribution import NOTICE
 from mira.cases import Record
 from mira.errors import DataRejected
 from mira.storage import hash_file
@@ -51,7 +52,7 @@ def champion(candidate: Path, out: Path, config: ChampionConfig) -> ChampionSumm
     weights = candidate / "model.safetensors"
     if not weights.is_file():
         raise DataRejected(f"{candidate} is not a checkpoint: model.safetensors is missing. Train again.")
-    for old in ("model.safetensors", "config.json", "training.json"):  # `out` may be another run's
+    for old in ("model.safetensors", "config.json", "training.json", NOTICE):  # `out` may be another run's
         (out / old).unlink(missing_ok=True)
     client = connect(config.tracking_uri)
     with retryable():

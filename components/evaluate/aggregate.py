@@ -127,6 +127,7 @@ def compare(slices: "pd.DataFrame", draws: int, seed: int) -> list[Comparison]:
                         patients=result.patients,
                         difference_db=result.mean,
                         lower_db=result.lower,
+                        upper_db=result.upper,
                         draws=result.resamples,
                     )
                 )

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.evaluate.results import INPUT
-from mira.client.plan import probe_slices
+from mira.client.plan import intensity_scale, probe_slices
 from mira.errors import DataRejected
 from mira.pairs import PairRecord
 from mira.quality.clinical import foreground, lesion_contrasts, mean_bias, noise_std, uniform_region
@@ -48,6 +48,7 @@ class Slices:
         probes: slices of the degraded volume that decide the instruction which all of it shares.
         structures: labels of contoured structures, or None.
         blank: slices of the volume that show nothing and are left out.
+        scale: robust scale of the degraded MR volume, as a client estimates it; 1 for CT and PET.
     """
 
     pair: PairRecord
@@ -58,6 +59,7 @@ class Slices:
     probes: NDArray[np.float32]
     structures: NDArray[np.int32] | None
     blank: int
+    scale: float = 1.0
 
 
 @dataclass
@@ -151,6 +153,7 @@ def load_slices(root: Path, pair: PairRecord, most: int, with_structures: int) -
         np.ascontiguousarray(degraded[probe_slices(len(degraded))]),
         None if labels is None else labels[index],
         int(blank.sum()),
+        intensity_scale(degraded, pair.modality, None) if len(index) else 1.0,
     )
 
 
@@ -160,7 +163,8 @@ def measure(
     """Restore the slices of a pair by each network and measure all beside the degraded input.
 
     As when a series is served, all slices of a pair share one instruction, that of the slices which the client would
-    ask for. (A pair may hold every n-th slice of its series; the client asks among all of them.)
+    ask for, and for MR the scale of the degraded volume; the metrics take that of the reference. (A pair may hold every
+    n-th slice of its series; the client asks among all of them.)
 
     Args:
         slices: what to restore.
@@ -175,9 +179,9 @@ def measure(
     result = Measured(pair, input_error=_input_error(slices))
     images = {INPUT: slices.degraded}
     for name, network in networks.items():
-        instruction = shared_instruction(network, slices.probes, pair.modality, pair.mr_scale)
+        instruction = shared_instruction(network, slices.probes, pair.modality, slices.scale)
         restored = restore_volume(
-            network, slices.volume, pair.modality, pair.mr_scale, batch_size, instruction, slices.index
+            network, slices.volume, pair.modality, slices.scale, batch_size, instruction, slices.index
         )
         images[name] = restored.voxels
         if name == unified:

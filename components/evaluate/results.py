@@ -26,6 +26,8 @@ class Network(Record):
         weights_sha256: hash of its weights.
         run_id: MLflow run that trained it; empty when unknown.
         data_version: data that it was trained on; empty when unknown.
+        patients_unknown: names of the weights behind it, itself among them, whose patients nobody wrote down, so that
+            nothing shows that the test and local patients are new to it; None in evaluations from before this was told.
     """
 
     tasks: list[Task]
@@ -33,6 +35,7 @@ class Network(Record):
     weights_sha256: str
     run_id: str = ""
     data_version: str = ""
+    patients_unknown: list[str] | None = None
 
 
 class Row(Record):
@@ -79,6 +82,7 @@ class Comparison(Record):
         patients: independent units of the bootstrap.
         difference_db: mean over patients of (network - other).
         lower_db: lower bound of the one-sided 95 % interval; equal to the mean of a single patient.
+        upper_db: upper bound of the same; None in evaluations from before there was one.
         draws: bootstrap draws.
     """
 
@@ -90,6 +94,7 @@ class Comparison(Record):
     patients: int
     difference_db: float
     lower_db: float
+    upper_db: float | None = None
     draws: int
 
 

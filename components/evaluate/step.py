@@ -13,9 +13,10 @@ from components.evaluate.measure import CLINICAL, Measured, Slices, load_slices,
 from components.evaluate.page import evaluation_page
 from components.evaluate.reliability import ErrorCounts, draw_reliability
 from components.evaluate.results import CHAMPION, RELIABILITY, UNIFIED, Evaluation, Network, Picture
+from components.train.seen import refuse_seen, seen_by
 from mira.cases import Record
 from mira.errors import DataRejected
-from mira.pairs import PairRecord, Split, check_neighbours, read_index
+from mira.pairs import PairIndex, PairRecord, Split, check_neighbours, read_index
 from mira.progress import track
 from mira.quality.profiles import profile_named
 from mira.storage import atomic_folder, hash_file, read_json, write_json, write_text
@@ -89,15 +90,16 @@ def evaluate(
         Gains in brief.
 
     Raises:
-        DataRejected: when there is no unified network, a folder is no checkpoint, or no pair to measure on.
+        DataRejected: when there is no unified network, a folder is no checkpoint, a network was trained on patients of
+            the test or local set, or there is no pair to measure on.
         ConfigurationError: when a network sees several slices, and those of the pairs are no neighbours.
     """
     import torch
 
     if config.threads:
         torch.set_num_threads(config.threads)
-    loaded, described = _load(networks, champion)
     index = read_index(pairs)
+    loaded, described = _load(networks, champion, index)
     work = [pair for pair in index.select("test", "local") if pair.task in described[UNIFIED].tasks]
     if not work:
         raise DataRejected(
@@ -139,8 +141,10 @@ def evaluate(
     )
 
 
-def _load(networks: list[Path], champion: Path | None) -> tuple[dict[str, "Restorer"], dict[str, Network]]:
-    """Networks by name, with what is known of them."""
+def _load(
+    networks: list[Path], champion: Path | None, index: PairIndex
+) -> tuple[dict[str, "Restorer"], dict[str, Network]]:
+    """Networks by name, with what is known of them; none that has seen the patients that it is measured on."""
     from model.checkpoint import load_restorer
 
     loaded: dict[str, Restorer] = {}
@@ -151,6 +155,10 @@ def _load(networks: list[Path], champion: Path | None) -> tuple[dict[str, "Resto
         if name in loaded:
             raise DataRejected(f"Two of the networks are named {name}. Give each network once.")
         training = read_json(folder / "training.json") if (folder / "training.json").is_file() else {}
+        seen = seen_by(folder, name)
+        refuse_seen(index, seen, f"the {name} network")
+        for other in seen.unknown:
+            announce(f"{name}: the patients that {other} has seen are not known, so test patients may be among them")
         loaded[name] = restorer
         described[name] = Network(
             tasks=list(checkpoint.tasks),
@@ -158,6 +166,7 @@ def _load(networks: list[Path], champion: Path | None) -> tuple[dict[str, "Resto
             weights_sha256=hash_file(folder / "model.safetensors"),
             run_id=str(training.get("run_id") or ""),
             data_version=checkpoint.data_version,
+            patients_unknown=seen.unknown,
         )
     if UNIFIED not in loaded:
         raise DataRejected(f"None of the networks is the unified one, only {', '.join(loaded) or 'nothing'}. Train it.")

@@ -26,17 +26,17 @@ Figure = Literal[
 
 
 class Threshold(Record):
-    """One bound. `above` is exclusive; `within` means between minus and plus the value."""
+    """One finite bound. `above` is exclusive; `within` means between minus and plus the value."""
 
-    above: float | None = None
-    at_least: float | None = None
-    at_most: float | None = None
-    within: float | None = Field(default=None, ge=0)
+    above: float | None = Field(default=None, allow_inf_nan=False)
+    at_least: float | None = Field(default=None, allow_inf_nan=False)
+    at_most: float | None = Field(default=None, allow_inf_nan=False)
+    within: float | None = Field(default=None, ge=0, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _one(self) -> Self:
-        if len(self.model_fields_set) != 1:
-            raise ValueError("give exactly one of: above, at_least, at_most, within")
+        if len(self.model_fields_set) != 1 or getattr(self, next(iter(self.model_fields_set))) is None:
+            raise ValueError("give exactly one of: above, at_least, at_most, within; and with it a number")
         return self
 
     def met(self, value: float) -> bool:
@@ -52,6 +52,12 @@ class Threshold(Record):
         lower = self.at_least if self.above is None else self.above
         assert lower is not None
         return value - lower
+
+    def excludes(self, lower: float, upper: float) -> bool:
+        """Whether no value between two bounds of a figure keeps this bound."""
+        if self.within is not None and lower <= 0 <= upper:
+            return False  # the value between them that is nearest to zero is zero
+        return not self.met(lower) and not self.met(upper)
 
     def __str__(self) -> str:
         """In words, as reports print it."""
@@ -86,7 +92,7 @@ class Gate(Record):
         source: where the threshold comes from.
         severity: `must` refuses the candidate, `warn` only tells.
         minimum_patients: below this number of patients in a stratum the figure cannot support the claim: the rule is
-            reported as not decidable there, which counts as a warning.
+            reported as not decidable there, which counts as a warning, unless its interval shows that it is missed.
         step: step that enforces the rule; the gate step itself unless said otherwise.
     """
 

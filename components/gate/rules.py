@@ -8,9 +8,11 @@ from pydantic import Field
 from components.evaluate.results import CHAMPION, UNIFIED, Comparison, Evaluation, Row
 from components.gate.policy import Gate
 from mira.cases import Record
+from mira.quality.statistics import FEWEST_FOR_BOUNDS
 from mira.tasks import Task
 
 Status = Literal["pass", "warn", "fail", "not decidable", "not applicable"]
+_MISSED: dict[str, Status] = {"must": "fail", "warn": "warn"}
 _ORDER: tuple[Status, ...] = ("not applicable", "pass", "warn", "not decidable", "fail")
 # figures of the restored images of one network alone
 OF_IMAGES = ("gain_db", "clinical", "clinical_worst", "local_minus_test_gain_db")
@@ -23,12 +25,14 @@ class Finding(Record):
         stratum: what the stratum is: task, split, site, level and so on, as far as the figure tells them apart.
         value: the figure.
         patients: patients behind it.
+        bounds: lower and upper one-sided 95 % bound of what it estimates; None where unknown.
         status: verdict of this stratum alone.
     """
 
     stratum: dict[str, str | float]
     value: float
     patients: int
+    bounds: tuple[float, float] | None = None
     status: Status = "not applicable"
 
 
@@ -71,7 +75,7 @@ def judge(gate: Gate, evaluation: Evaluation, profile: str) -> RuleResult:
 
     Returns:
         The result; `not applicable` when nothing in the scope has the figure, never a pass. A `must` fails when a
-        task was measured in its scope and the figure is missing all the same: nothing shows that the rule holds.
+        task was measured on a set in its scope and the figure is missing there: nothing shows that the rule holds.
     """
     findings = [
         finding.model_copy(update={"status": _verdict(gate, finding)})
@@ -96,7 +100,7 @@ def judge(gate: Gate, evaluation: Evaluation, profile: str) -> RuleResult:
         chosen = {"status": worst.status, "value": worst.value, "stratum": worst.stratum, "patients": worst.patients}
         result = result.model_copy(update=chosen)
     if absent := _absent(gate, evaluation, profile, findings):
-        note = f"The evaluation lacks this figure for {', '.join(absent)}: nothing shows that the rule holds."
+        note = f"The evaluation lacks this figure for {'; '.join(absent)}: nothing shows that the rule holds."
         result = result.model_copy(update={"status": "fail", "note": note})
     return result
 
@@ -122,24 +126,35 @@ def judge_alone(gates: Iterable[Gate], evaluation: Evaluation, profile: str, net
 
 def _verdict(gate: Gate, finding: Finding) -> Status:
     if gate.figure not in ("patients", "local_patients") and finding.patients < gate.minimum_patients:
-        return "not decidable"
+        return _MISSED[gate.severity] if _disproved(gate, finding) else "not decidable"
     if gate.threshold.met(finding.value):
         return "pass"
-    return "fail" if gate.severity == "must" else "warn"
+    return _MISSED[gate.severity]
+
+
+def _disproved(gate: Gate, finding: Finding) -> bool:
+    """Whether patients too few to support the claim show all the same that it does not hold."""
+    enough = FEWEST_FOR_BOUNDS <= finding.patients < gate.minimum_patients
+    return enough and finding.bounds is not None and gate.threshold.excludes(*finding.bounds)
 
 
 def _absent(gate: Gate, evaluation: Evaluation, profile: str, findings: list[Finding]) -> list[str]:
-    """Tasks that were measured in the scope of a `must` without giving its figure."""
+    """Each `task, set` that was measured in the scope of a `must` without giving its figure."""
     if gate.severity != "must" or gate.figure in ("patients", "local_patients", "local_minus_test_gain_db", "parity"):
         return []
-    tasks = {row.task for row in _in_scope(gate, evaluation, profile)}
+    measured = {(row.task, row.split) for row in _in_scope(gate, evaluation, profile)}
     if gate.figure == "unified_minus_single_db":
-        tasks = {task for task in tasks if task.value in evaluation.networks}
+        measured = {place for place in measured if place[0].value in evaluation.networks}
     if gate.figure == "unified_minus_champion_db":
         champion = evaluation.networks.get(CHAMPION)
-        tasks &= set(champion.tasks) if champion else set()
-    have = {finding.stratum.get("task") for finding in findings}
-    return [task.value for task in Task if task in tasks and task.value not in have]
+        measured = {place for place in measured if champion and place[0] in champion.tasks}
+    have = {(finding.stratum.get("task"), finding.stratum.get("split")) for finding in findings}
+    return [
+        f"{task.value}, {split}"
+        for task in Task
+        for split in gate.scope.splits
+        if (task, split) in measured and (task.value, split) not in have
+    ]
 
 
 def _not_covered(gate: Gate, evaluation: Evaluation, profile: str, findings: list[Finding]) -> list[str]:
@@ -166,6 +181,11 @@ def _note(gate: Gate, evaluation: Evaluation, findings: list[Finding]) -> str:
         return "No champion serves yet, or the candidate is the champion."
     if not findings:
         return "Nothing in the evaluation has this figure."
+    if any(_disproved(gate, finding) for finding in findings):
+        return (
+            f"Fewer than {gate.minimum_patients} patients in a stratum cannot support this claim, but even the better "
+            "end of its 95 % interval misses the threshold."
+        )
     if any(finding.status == "not decidable" for finding in findings):
         return (
             f"Fewer than {gate.minimum_patients} patients in a stratum cannot support this claim; counted as a warning."
@@ -229,14 +249,18 @@ def _against_single(gate: Gate, evaluation: Evaluation, profile: str) -> Iterato
     for c in _compared(gate, evaluation, profile):
         if c.other == c.task.value:
             stratum: dict[str, str | float] = {"task": c.task.value, "split": c.split, "mean_db": c.difference_db}
-            yield Finding(stratum=stratum, value=c.lower_db, patients=c.patients)
+            yield Finding(stratum=stratum, value=c.lower_db, patients=c.patients, bounds=_bounds(c))
 
 
 def _against_champion(gate: Gate, evaluation: Evaluation, profile: str) -> Iterator[Finding]:
     for c in _compared(gate, evaluation, profile):
         if c.other == CHAMPION:
             stratum: dict[str, str | float] = {"task": c.task.value, "split": c.split}
-            yield Finding(stratum=stratum, value=c.difference_db, patients=c.patients)
+            yield Finding(stratum=stratum, value=c.difference_db, patients=c.patients, bounds=_bounds(c))
+
+
+def _bounds(c: Comparison) -> tuple[float, float] | None:
+    return None if c.upper_db is None else (c.lower_db, c.upper_db)
 
 
 def _local_margin(gate: Gate, evaluation: Evaluation, profile: str) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ from components.gate.rules import RuleResult, judge, judge_alone, patients_in
 from mira.cases import Record
 from mira.errors import DataRejected
 from mira.storage import atomic_folder, hash_file, write_json, write_text
+from mira.tasks import Task
 
 
 class GateConfig(Record):
@@ -62,6 +63,8 @@ def gate(evaluation: Path, policy: str, out: Path) -> GateSummary:
     results = [judge(rule, measured, profile) for rule in rules.protocol.gates]
     if not measured.rows or UNIFIED not in measured.networks:
         results.insert(0, _no_evidence(measured))
+    if UNIFIED in measured.networks and CHAMPION in measured.networks:
+        results.insert(0, _keeps_tasks(measured.networks[UNIFIED].tasks, measured.networks[CHAMPION].tasks))
     failed = [r.id for r in results if r.status == "fail"]
     alone = {
         name: judge_alone(rules.protocol.gates, measured, profile, name)
@@ -98,6 +101,27 @@ def _no_evidence(measured: Evaluation) -> RuleResult:
     )
 
 
+def _keeps_tasks(candidate: list[Task], champion: list[Task]) -> RuleResult:
+    """Built in, since no figure shows it: a task without pairs has no row, and its rules are `not applicable`."""
+    lost = [task.value for task in champion if task not in candidate]
+    note = (
+        f"The candidate was not trained for {', '.join(lost)}, which the champion serves. Pair and train with cases of "
+        "every task that is served."
+    )
+    return RuleResult(
+        id="champion-tasks",
+        says="A candidate restores every task that the champion restores.",
+        figure="tasks lost",
+        threshold="≤ 0",
+        unit="tasks",
+        source="built in; the tasks must not change",
+        severity="must",
+        status="fail" if lost else "pass",
+        value=float(len(lost)),
+        note=note if lost else "",
+    )
+
+
 def _decision(
     summary: GateSummary,
     rules: Policy,
@@ -111,11 +135,16 @@ def _decision(
         task.value: {split: patients_in(measured, task, split) for split in ("test", "local")}
         for task in (candidate.tasks if candidate else [])
     }
+    unknown = {
+        name: [name] if network.patients_unknown is None else network.patients_unknown
+        for name, network in measured.networks.items()
+    }
     return {
         **summary.model_dump(),
         "rules": [result.model_dump(mode="json") for result in results],
         "profile": rules.protocol.profile,
         "coverage": coverage,
+        "patients_unknown": {name: others for name, others in unknown.items() if others},
         "policy_version": rules.version,
         "policy_sha256": policy_hash(text),
         "evaluation_sha256": hash_file(evaluation / "metrics.json"),
@@ -153,6 +182,11 @@ def _markdown(decision: dict[str, Any], results: list[RuleResult]) -> str:
     notes += [
         f"- The single-task network {name} is not exported: alone, it breaks {', '.join(broken)}."
         for name, broken in decision["left_out"].items()
+    ]
+    notes += [
+        f"- Nothing shows that the test and local patients are new to the network {name}: nobody wrote down the "
+        f"patients that {', '.join(others)} was trained on."
+        for name, others in decision["patients_unknown"].items()
     ]
     notes += [f"- {r.id}: no data for {'; '.join(r.not_covered)}." for r in results if r.not_covered and r.findings]
     return "\n".join([*lines, "", *notes]) + "\n"

@@ -11,7 +11,9 @@ from mira.pairs import PairIndex
 from mira.tasks import TASKS, Task
 
 
-def model_card(lineage: Lineage, evaluation: Evaluation, decision: dict[str, Any], index: PairIndex) -> str:
+def model_card(
+    lineage: Lineage, evaluation: Evaluation, decision: dict[str, Any], index: PairIndex, notices: list[str]
+) -> str:
     """The card as Markdown.
 
     Args:
@@ -19,6 +21,7 @@ def model_card(lineage: Lineage, evaluation: Evaluation, decision: dict[str, Any
         evaluation: its measures.
         decision: the gate's decision.
         index: the pairs that it was trained and measured on.
+        notices: licence and attribution of what its networks began from, as the train step keeps them.
     """
     network = evaluation.networks[UNIFIED]
     parts = [
@@ -42,7 +45,8 @@ def model_card(lineage: Lineage, evaluation: Evaluation, decision: dict[str, Any
         "",
         *_data_table(index),
         "",
-        *_start_lines(lineage),
+        *_start_lines(lineage, evaluation),
+        *_attribution(lineage, notices),
         "## Measures",
         "",
         f"PSNR in dB, profile `{evaluation.profile}`: {evaluation.profiles[evaluation.profile]} "
@@ -101,21 +105,35 @@ def _data_table(index: PairIndex) -> list[str]:
     return [*lines, "", "Counts are patients."]
 
 
-def _start_lines(lineage: Lineage) -> list[str]:
+def _start_lines(lineage: Lineage, evaluation: Evaluation) -> list[str]:
     """What the weights that a training began from had learnt already, and what that does to the measures."""
     started = {n.started_from.sha256: n.started_from for n in lineage.networks.values() if n.started_from is not None}
     lines: list[str] = []
     for start in started.values():
         names = [name for name, n in sorted(lineage.networks.items()) if n.started_from == start]
         known = f"trained on {', '.join(start.datasets)}" if start.datasets else "whose data no card names"
+        unknown = any(evaluation.networks[name].patients_unknown != [] for name in names)
         lines += [
             f"Started from {start.label} (network `{start.network}`, weights `{start.sha256}`), {known}: "
             f"{', '.join(names)}. Steps and patches of this version are those after it. A single-task network that "
-            "starts from a unified one has seen the other tasks, too. Whether patients of the table were among the "
-            "data of the start cannot be checked by pseudonym; where they were, figures on them are too good.",
+            "starts from a unified one has seen the other tasks, too. "
+            + (
+                "Whether patients of the table were among the data of the start cannot be checked by pseudonym; where "
+                "they were, figures on them are too good."
+                if unknown
+                else "No test or local patient of the table was among its train and validation patients."
+            ),
             "",
         ]
     return lines
+
+
+def _attribution(lineage: Lineage, notices: list[str]) -> list[str]:
+    """Licence and attribution of the weights that a training began from, which go with every copy."""
+    if all(network.started_from is None for network in lineage.networks.values()):
+        return []
+    lost = "The weights that it began from came without licence or attribution; what holds for them holds here, too."
+    return ["## Attribution", "", *(f"{notice.strip()}\n" for notice in notices or [lost])]
 
 
 def _began(network: TrainedNetwork) -> str:

@@ -12,6 +12,7 @@ from components.evaluate.results import UNIFIED, Evaluation, read_evaluation
 from components.register.card import model_card
 from components.register.lineage import Lineage, collect
 from components.register.registry import CHALLENGER, CHECKPOINT, MODEL, connect, retryable
+from components.train.attribution import NOTICE, read_notices
 from mira.cases import Record
 from mira.errors import DataRejected
 from mira.pairs import read_index
@@ -69,7 +70,7 @@ def register(
     lineage = collect(networks, evaluation, decision, pairs, config.code_version, partial(_parameters, client))
     measured = read_evaluation(evaluation)
     verdict = read_json(decision / "decision.json")
-    card = model_card(lineage, measured, verdict, read_index(pairs))
+    card = model_card(lineage, measured, verdict, read_index(pairs), read_notices(networks))
     folder = next(path for path in networks if read_json(path / "config.json")["network"] == UNIFIED)
     with retryable():
         source = _checkpoint(client, folder, lineage.networks[UNIFIED].run_id)
@@ -128,8 +129,8 @@ def _checkpoint(client: "MlflowClient", folder: Path, run_id: str) -> str:
             stored = read_json(Path(client.download_artifacts(run_id, f"{CHECKPOINT}/training.json", scratch)))
         if stored.get("weights_sha256") != read_json(folder / "training.json").get("weights_sha256"):
             raise DataRejected(f"The MLflow run {run_id} holds other weights than {folder}. Train the network again.")
-    for name in ("model.safetensors", "config.json", "training.json"):
-        if name not in present:
+    for name in ("model.safetensors", "config.json", "training.json", NOTICE):
+        if name not in present and (folder / name).is_file():
             client.log_artifact(run_id, str(folder / name), CHECKPOINT)
     return f"runs:/{run_id}/{CHECKPOINT}"
 

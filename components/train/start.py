@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from components.train.attribution import notice_of
+from components.train.seen import Seen, seen_by
 from mira.cases import Record
 from mira.errors import ConfigurationError, RetryableError
 
@@ -59,11 +61,15 @@ class Start:
         origin: whose they are.
         shape: shape of their network.
         weights: the weights by name.
+        seen: patients whose images they have seen.
+        notice: their licence and attribution, which go with every copy; empty where they came without.
     """
 
     origin: StartedFrom
     shape: "ModelConfig"
     weights: "dict[str, Tensor]"
+    seen: Seen
+    notice: str
 
     def check(self, shape: "ModelConfig") -> None:
         """Make sure that the weights fit a network of a shape; they may differ in what is no matter of shape (`FREE`).
@@ -132,7 +138,8 @@ def find_start(start_from: str, size: str, tracking_uri: str, sha256: str = "") 
             network=checkpoint.network,
             datasets=list(found.datasets),
         )
-        return Start(origin, checkpoint.model, read_weights(found.folder))
+        seen, notice = seen_by(found.folder, origin.label), notice_of(found.folder, origin.label)
+        return Start(origin, checkpoint.model, read_weights(found.folder), seen, notice)
 
 
 def pinned(start_from: str, size: str, tracking_uri: str, sha256: str = "") -> dict[str, str]:

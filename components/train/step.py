@@ -16,9 +16,11 @@ from pydantic import Field
 import mira
 from components.command import announce
 from components.tracking import Run
+from components.train.attribution import NOTICE
 from components.train.environment import code_version, machine, packages
 from components.train.pairs import check_leaks, load, tasks_of
 from components.train.pictures import draw_samples
+from components.train.seen import KEY, Seen, refuse_seen, seen_after
 from components.train.start import Start, StartedFrom, find_start
 from components.train.unfinished import work_folder
 from mira.cases import Record
@@ -137,11 +139,13 @@ def train(pairs: Path, network: str, out: Path, config: TrainConfig) -> TrainSum
     Args:
         pairs: root of the pair store.
         network: `unified`, or a task.
-        out: checkpoint folder to write: model.safetensors, config.json, history.csv, training.json.
+        out: checkpoint folder to write: model.safetensors, config.json, history.csv, training.json, and STARTED_FROM.md
+            with the licence and attribution of weights that it began from.
         config: parameters.
 
     Raises:
-        DataRejected: when there is nothing to train on, a split leaks, or a volume holds values that are not numbers.
+        DataRejected: when there is nothing to train on, a split leaks, the start has seen test or local patients, or a
+            volume holds values that are not numbers.
         ConfigurationError: for an unknown network, a device that is not here, weights to start from that are not
             there or do not fit, slices that are no neighbours where the network sees several, or a training that has
             diverged.
@@ -161,6 +165,7 @@ def train(pairs: Path, network: str, out: Path, config: TrainConfig) -> TrainSum
     start = find_start(config.start_from, config.size, config.tracking_uri, config.start_sha256)
     if start is not None:
         start.check(shape)  # before minutes of reading pairs
+        refuse_seen(index, start.seen, f"{start.origin.label}, which start_from names")
     steps = config.steps_per_task * len(tasks)
     volumes, held_out = (load(pairs, records[split]) for split in LEARNT_FROM)
     samples = choose_samples(held_out, config.validation_slices)
@@ -186,8 +191,11 @@ def train(pairs: Path, network: str, out: Path, config: TrainConfig) -> TrainSum
         trained = fit(volumes, samples, settings, work, what, sink=_batched(run), say=announce, network=begin)
         figures = _figures(trained, config, network, len(tasks), start)
         figures["error_scale"] = {str(kind): scale for kind, scale in calibrate(trained.network, unseen).items()}
+        figures[KEY] = seen_after(index, tasks, Seen() if start is None else start.seen).model_dump()
         with atomic_folder(out) as new:
             _write(new, trained, config, network, tasks, index.data_version, figures | {"run_id": run.run_id})
+            if start is not None and start.notice:
+                write_text(new / NOTICE, start.notice)
             _log_files(run, new, trained, samples, work)
     shutil.rmtree(work)
     if not config.work_dir and not any(work.parent.iterdir()):
@@ -331,8 +339,9 @@ def _log_files(run: Run, new: Path, trained: "Trained", samples: "list[Sample]",
     from model.restorer import Restorer
     from model.validation import restore_samples
 
-    for name in ("model.safetensors", "config.json", "training.json"):
-        run.file(new / name, "checkpoint")
+    for name in ("model.safetensors", "config.json", "training.json", NOTICE):
+        if (new / name).is_file():
+            run.file(new / name, "checkpoint")
     run.file(new / "history.csv")
     write_text(work / "packages.txt", packages())
     run.file(work / "packages.txt", "environment")

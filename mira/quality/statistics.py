@@ -7,6 +7,8 @@ import numpy as np
 
 from mira.errors import ConfigurationError
 
+FEWEST_FOR_BOUNDS = 4  # patients from which on 5 to 7 % of the bounds are on the wrong side; of three it is 12 %
+
 
 @dataclass(frozen=True)
 class PairedDifference:

@@ -13,10 +13,11 @@ from components.evaluate.step import EvaluateConfig, evaluate
 from components.kubeflow_outputs import describe_evaluation
 from mira.client import Restorer
 from mira.client.weights import weights_engine
+from mira.dicom.units import mr_scale
 from mira.errors import ConfigurationError, DataRejected
 from mira.pairs import write_index
 from mira.quality.metrics import measure_slices
-from mira.storage import hash_file, read_json
+from mira.storage import hash_file, read_json, write_json
 from mira.tasks import Modality, Task
 from mira.volume import read_nifti
 from model.checkpoint import load_restorer
@@ -63,7 +64,7 @@ def test_an_identity_gains_nothing_and_a_spoiling_network_loses(run):
 
 
 def test_slices_are_restored_as_a_client_restores_their_series(run):
-    """All of a volume share one instruction, also where only some slices of it are measured."""
+    """All of a volume share one instruction and a scale that is estimated, also where only some slices are measured."""
     index, _, _, root = run
     network, _ = load_restorer(root / "champion")
     with Restorer(weights_engine(str(root / "champion")), in_flight=1) as client:
@@ -71,7 +72,7 @@ def test_slices_are_restored_as_a_client_restores_their_series(run):
             slices = load_slices(root / "pairs", pair, 2, 0)
             restored = measure(slices, {"unified": network}, ["robust"], "unified", 4).restored["unified"]
             volume = read_nifti(root / "pairs" / pair.degraded).voxels
-            served = client.restore_slices(volume, pair.modality, mr_scale=pair.mr_scale)
+            served = client.restore_slices(volume, pair.modality)
             assert len(slices.index) == 2 < len(volume)
             assert np.abs(served.voxels - volume).max() > 0.1
             np.testing.assert_allclose(restored, served.voxels[slices.index], rtol=1e-4, atol=1e-3)
@@ -86,11 +87,11 @@ def test_a_network_that_sees_neighbours_is_measured_amid_those_of_the_volume(run
             slices = load_slices(root / "pairs", pair, 2, 0)
             item = measure(slices, {"unified": network}, ["robust"], "unified", 4)
             volume = read_nifti(root / "pairs" / pair.degraded).voxels
-            served = client.restore_slices(volume, pair.modality, mr_scale=pair.mr_scale, want_error=True)
+            served = client.restore_slices(volume, pair.modality, mr_scale=slices.scale, want_error=True)
             assert np.abs(served.voxels - volume).max() > 0.1
             np.testing.assert_allclose(item.restored["unified"], served.voxels[slices.index], rtol=1e-4, atol=1e-3)
             np.testing.assert_allclose(item.predicted_error, served.predicted_error[slices.index], rtol=1e-4)
-            lonely = client.restore_slices(volume[slices.index], pair.modality, mr_scale=pair.mr_scale)
+            lonely = client.restore_slices(volume[slices.index], pair.modality, mr_scale=slices.scale)
             assert np.abs(lonely.voxels - served.voxels[slices.index]).max() > 0.01  # other neighbours
 
 
@@ -106,6 +107,22 @@ def test_slices_that_are_no_neighbours_prove_nothing_of_a_network_that_sees_seve
     with pytest.raises(ConfigurationError, match=r"needs pairs of neighbouring slices, .* \(stride 2\)"):
         evaluate(tmp_path / "pairs", [folder], None, tmp_path / "out", CONFIG)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_mr_network_is_given_the_scale_of_what_it_restores_and_the_metric_that_of_the_reference(run):
+    """A client has no reference to take the scale from."""
+    index, _, _, root = run
+    network, _ = load_restorer(root / "champion")
+    pair = index.select("test", task=Task.MRI_SUPER_RESOLUTION)[1]
+    slices = load_slices(root / "pairs", pair, 2, 0)
+    assert slices.scale == mr_scale(read_nifti(root / "pairs" / pair.degraded).voxels) != pair.mr_scale
+    measured = measure(slices, {"unified": network}, ["robust"], "unified", 4)
+    expected = measure_slices(
+        slices.reference, measured.restored["unified"], pair.modality, "robust", mr_scale=pair.mr_scale
+    )
+    np.testing.assert_allclose(measured.slices["unified", "robust"].psnr, expected.psnr)
+    ct = index.select("test", task=Task.CT_DENOISING)[0]
+    assert load_slices(root / "pairs", ct, 2, 0).scale == 1.0
 
 
 def test_figures_are_those_of_the_quality_package_on_the_stored_volumes(run):
@@ -131,7 +148,7 @@ def test_comparisons_are_paired_by_patient_on_both_sets(run):
     }
     for comparison in evaluation.comparisons:
         assert comparison.patients == 2
-        assert comparison.difference_db >= comparison.lower_db > 0
+        assert comparison.upper_db >= comparison.difference_db >= comparison.lower_db > 0
 
 
 def test_clinical_figures_and_indicators(run):
@@ -240,6 +257,33 @@ def test_what_cannot_be_evaluated_is_refused(tmp_path):
     with pytest.raises(DataRejected, match="is not a checkpoint"):
         evaluate(tmp_path / "pairs", [tmp_path], None, tmp_path / "out", CONFIG)
     assert not (tmp_path / "out").exists()
+
+
+def test_patients_that_a_network_was_trained_on_prove_nothing_about_it(run, tmp_path):
+    """A split that was drawn anew makes test patients of train patients; the new pairs cannot show it."""
+    _, evaluation, _, root = run
+    assert evaluation.networks["champion"].patients_unknown == ["champion"]  # trained before there was such a list
+
+    def has_seen(folder, patients, unknown=()):
+        training = read_json(folder / "training.json")
+        write_json(folder / "training.json", training | {"seen": {"patients": patients, "unknown": list(unknown)}})
+        return folder
+
+    unified = has_seen(make_network(tmp_path / "unified", "unified"), ["someone", "else"], ["made_up_tiny 2"])
+    for folder in ("champion", "unified"):
+        leaking = make_network(tmp_path / "leaking" / folder, "unified", seed=4)
+        has_seen(leaking, ["patient-alpha-0", "patient-gamma-0", "patient-gamma-1"])
+        networks, champion = ([unified], leaking) if folder == "champion" else ([leaking], None)
+        with pytest.raises(DataRejected, match=f"1 of 2 test .* and 2 of 2 local .* {folder} network: .*previous"):
+            evaluate(root / "pairs", networks, champion, tmp_path / "out", CONFIG)
+    assert not (tmp_path / "out").exists()
+
+    make_pairs(tmp_path / "pairs", 1, tasks=(Task.PET_SYNTHESIS,))
+    champion = has_seen(make_network(tmp_path / "champion", "unified", seed=5), ["patient-alpha-7"])
+    evaluate(tmp_path / "pairs", [unified], champion, tmp_path / "out", CONFIG)
+    networks = read_evaluation(tmp_path / "out").networks
+    assert networks["unified"].patients_unknown == ["made_up_tiny 2"]  # what it started from
+    assert networks["champion"].patients_unknown == []
 
 
 def test_an_unknown_profile_is_a_configuration_error():

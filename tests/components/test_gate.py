@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components.evaluate.results import Network
 from components.gate.policy import Threshold, load_policy, policy_hash
 from components.gate.step import gate
 from mira.errors import ConfigurationError, DataRejected
@@ -15,8 +16,13 @@ from tests.components.made_up import make_evaluation
 POLICY = (Path(__file__).parents[2] / "pipelines" / "policy.yaml").read_text(encoding="utf-8")
 
 
-def decide(tmp_path, policy=POLICY, **options):
-    make_evaluation(tmp_path / "evaluation", **options)
+def decide(tmp_path, policy=POLICY, champion=(), **options):
+    """Decide about a made-up candidate, beside a champion of these tasks when there are any."""
+    evaluation = make_evaluation(tmp_path / "evaluation", **options)
+    if champion:
+        networks = evaluation.networks | {"champion": Network(tasks=list(champion), weights_sha256="c" * 64)}
+        evaluation = evaluation.model_copy(update={"networks": networks})
+        write_json(tmp_path / "evaluation" / "metrics.json", evaluation.model_dump(mode="json"))
     summary = gate(tmp_path / "evaluation", policy, tmp_path / "decision")
     decision = read_json(tmp_path / "decision" / "decision.json")
     return summary, {rule["id"]: rule for rule in decision["rules"]}, decision
@@ -86,11 +92,12 @@ def test_warn_rules_do_not_refuse(tmp_path):
     assert summary.warned == ["suv-max-bias"]
 
 
-def against(patients, lower, other="ct-denoising"):
+def against(patients, lower, other="ct-denoising", upper=None):
     """A comparison of CT on test patients, in place of the made-up one with the same network."""
 
     def change(rows, comparisons):
         figures = {"patients": patients, "difference_db": lower + 0.1, "lower_db": lower, "other": other}
+        figures["upper_db"] = upper
         comparisons.append(comparisons[0].model_copy(update=figures))
         if other == comparisons[0].other:
             del comparisons[0]
@@ -109,10 +116,79 @@ def test_few_patients_make_non_inferiority_undecidable_and_many_decide(tmp_path)
     assert rules["unified-vs-single-local"]["status"] == "pass"
 
 
+@pytest.mark.parametrize(
+    ("patients", "upper", "status"),
+    [
+        (9, -2.8, "fail"),  # even the best that the interval allows is worse than the threshold
+        (9, -0.1, "not decidable"),
+        (9, None, "not decidable"),  # an evaluation from before there was an upper bound
+        (4, -2.8, "fail"),
+        (3, -2.8, "not decidable"),  # 12 % of the bounds of three patients are on the wrong side
+        (10, -0.1, "fail"),  # enough patients have to prove it
+    ],
+)
+def test_few_patients_can_disprove_what_they_cannot_prove(tmp_path, patients, upper, status):
+    summary, rules, _ = decide(tmp_path, change=against(patients, -3.0, upper=upper))
+    assert rules["unified-vs-single-test"]["status"] == status
+    assert summary.failed == (["unified-vs-single-test"] if status == "fail" else [])
+    told = "even the better end of its 95 % interval misses the threshold" in rules["unified-vs-single-test"]["note"]
+    assert told == (status == "fail" and patients < 10)
+
+
+def test_an_interval_is_outside_when_none_of_its_values_keeps_the_bound():
+    assert Threshold(at_least=-0.15).excludes(-3, -2.8)
+    assert not Threshold(at_least=-0.15).excludes(-3, -0.15)
+    assert Threshold(above=0).excludes(-1, 0)
+    assert Threshold(at_most=1).excludes(1.1, 2)
+    assert not Threshold(at_most=1).excludes(1, 2)
+    assert Threshold(within=5).excludes(-7, -6)
+    assert not Threshold(within=5).excludes(-6, 6)
+
+
 def test_worse_than_the_champion_is_refused(tmp_path):
     summary, rules, _ = decide(tmp_path, change=against(4, -0.4, other="champion"))
     assert summary.failed == ["not-worse-than-champion"]
     assert rules["not-worse-than-champion"]["value"] == pytest.approx(-0.3)
+
+
+def as_good_as_the_champion(rows, comparisons):
+    """Comparisons of every task and set with the champion, none of them worse."""
+    comparisons += [c.model_copy(update={"other": "champion"}) for c in comparisons]
+
+
+def test_a_candidate_that_loses_a_task_of_the_champion_is_refused(tmp_path):
+    """Its own tasks may be perfect: the endpoint would refuse the other modalities from then on."""
+    options = {"champion": tuple(Task), "change": as_good_as_the_champion}
+    summary, rules, _ = decide(tmp_path, tasks=(Task.CT_DENOISING,), **options)
+    assert summary.failed == ["champion-tasks"]
+    assert rules["champion-tasks"]["severity"] == "must"
+    note = "The candidate was not trained for pet-synthesis, mri-super-resolution, which the champion serves."
+    assert note in rules["champion-tasks"]["note"]
+    assert f"- champion-tasks: {note}" in (tmp_path / "decision" / "decision.md").read_text()
+
+    summary, rules, _ = decide(tmp_path, **options)
+    assert summary.approved
+    assert rules["champion-tasks"]["status"] == "pass"
+    summary, _, _ = decide(tmp_path, champion=(Task.CT_DENOISING,), change=as_good_as_the_champion)
+    assert summary.approved  # a task more is no harm
+
+
+def test_a_network_whose_patients_nobody_wrote_down_is_named(tmp_path):
+    def known(folder, unknown):
+        metrics = read_json(folder / "metrics.json")
+        for name, network in metrics["networks"].items():
+            network["patients_unknown"] = unknown if name == "unified" else []
+        write_json(folder / "metrics.json", metrics)
+        gate(folder, POLICY, tmp_path / "decision")
+        return read_json(tmp_path / "decision" / "decision.json")["patients_unknown"]
+
+    _, _, decision = decide(tmp_path, champion=tuple(Task), change=as_good_as_the_champion)
+    assert decision["patients_unknown"]["champion"] == ["champion"]  # an evaluation from before there was the field
+    assert known(tmp_path / "evaluation", ["made_up_tiny 2"]) == {"unified": ["made_up_tiny 2"]}
+    note = "are new to the network unified: nobody wrote down the patients that made_up_tiny 2 was trained on."
+    assert note in (tmp_path / "decision" / "decision.md").read_text()
+    assert known(tmp_path / "evaluation", []) == {}
+    assert "nobody wrote down" not in (tmp_path / "decision" / "decision.md").read_text()
 
 
 def test_a_task_without_data_is_stated_and_one_without_test_patients_refused(tmp_path):
@@ -152,6 +228,27 @@ def test_a_figure_that_a_measured_task_lacks_refuses_the_candidate(tmp_path):
     assert summary.failed == ["unified-vs-single-test", "unified-vs-single-local"]
 
 
+@pytest.mark.parametrize("split", ["test", "local"])
+def test_a_figure_that_a_measured_set_lacks_refuses_the_candidate(tmp_path, split):
+    """The other set has it, which shows nothing of this one."""
+    summary, rules, _ = decide(tmp_path, change=edit(task=Task.CT_DENOISING, split=split, to={"clinical": {}}))
+    assert summary.failed == ["hu-bias"]
+    assert f"lacks this figure for ct-denoising, {split}: nothing shows" in rules["hu-bias"]["note"]
+
+    def uncompared(rows, comparisons):
+        comparisons[:] = [c for c in comparisons if (c.task, c.split) != (Task.PET_SYNTHESIS, split)]
+
+    summary, _, _ = decide(tmp_path, change=uncompared)
+    assert summary.failed == [f"unified-vs-single-{split}"]
+
+    def champion_uncompared(rows, comparisons):
+        as_good_as_the_champion(rows, comparisons)
+        comparisons[:] = [c for c in comparisons if (c.other, c.split) != ("champion", split)]
+
+    summary, _, _ = decide(tmp_path, champion=tuple(Task), change=champion_uncompared)
+    assert summary.failed == ["not-worse-than-champion"]
+
+
 def test_a_site_without_the_figure_is_named(tmp_path):
     change = edit(task=Task.CT_DENOISING, site="beta", to={"clinical": {}})
     summary, rules, _ = decide(tmp_path, change=change)
@@ -168,16 +265,17 @@ def test_one_patient_whose_bias_the_mean_hides_is_told(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("bad", "broken"),
+    ("site", "bad", "broken"),
     [
-        ({"gain_db": -20.0}, ["gain-local", "local-margin"]),
-        ({"clinical": {"hu_mean_bias": 300.0}}, ["hu-bias"]),
-        ({"clinical": {}}, []),  # the other sites have the figure
+        ("gamma", {"gain_db": -20.0}, ["gain-local", "local-margin"]),
+        ("gamma", {"clinical": {"hu_mean_bias": 300.0}}, ["hu-bias"]),
+        ("gamma", {"clinical": {}}, ["hu-bias"]),  # no other local site has the figure
+        ("beta", {"clinical": {}}, []),  # the other test site has it
     ],
 )
-def test_a_single_task_network_that_breaks_a_rule_is_left_out(tmp_path, bad, broken):
+def test_a_single_task_network_that_breaks_a_rule_is_left_out(tmp_path, site, bad, broken):
     """It would be served to whom asks for it; the unified network is judged as before."""
-    change = edit("ct-denoising", site="gamma", to=bad)
+    change = edit("ct-denoising", site=site, to=bad)
     summary, _, decision = decide(tmp_path, change=change)
     assert summary.approved
     assert decision["left_out"] == ({"ct-denoising": broken} if broken else {})
@@ -230,6 +328,10 @@ def test_missing_or_foreign_evaluation_is_rejected(tmp_path):
             r"gates.0.severity: Input should be 'must' or 'warn'",
         ),
         ("threshold: {above: 0.0}", "threshold: {above: 0.0, at_least: 0}", "give exactly one of"),
+        ("threshold: {above: 0.0}", "threshold: {above: null}", "threshold: .*give exactly one of: above, .*a number"),
+        ("threshold: {above: 0.0}", "threshold: {within: .inf}", "threshold.within: Input should be a finite number"),
+        ("threshold: {above: 0.0}", "threshold: {at_least: .nan}", "threshold.at_least: .*finite number"),
+        ("threshold: {above: 0.0}", "threshold: {at_most: -.inf}", "threshold.at_most: .*finite number"),
         ("figure: gain_db", "figure: gain", "figure: Input should be"),
         ("measure: hu_mean_bias", "", "`measure` names the figure of `clinical`"),
         ("id: gain-local", "id: gain-test", "appear twice: gain-test"),

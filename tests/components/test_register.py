@@ -123,9 +123,45 @@ def test_what_a_network_began_from_is_part_of_the_lineage(candidate, tracking):
     assert f", started from made_up_tiny 2 `{'f' * 64}` |" in card
 
 
+def test_the_card_has_licence_and_attribution_of_what_it_began_from(candidate, tracking):
+    start = {"name": "made_up_tiny", "version": "2", "sha256": "f" * 64, "network": "unified", "datasets": ["Phantoms"]}
+    for name in ("unified", "ct-denoising"):
+        path = candidate.root / name / "training.json"
+        write_json(path, read_json(path) | {"started_from": start})
+        notice = "### made_up_tiny 2\n\nLicence: CC BY\n\n| Phantoms | CC BY 4.0 | A. Maker, 2020 |\n"
+        (candidate.root / name / "STARTED_FROM.md").write_text(notice)
+    register(**candidate.call)
+    card = (candidate.root / "version" / "model_card.md").read_text()
+    assert card.count(f"## Attribution\n\n{notice}\n## Measures") == 1
+    kept = {item.path for item in tracking.client.list_artifacts(candidate.runs["unified"], "checkpoint")}
+    assert "checkpoint/STARTED_FROM.md" in kept
+
+    for name in ("unified", "ct-denoising"):
+        (candidate.root / name / "STARTED_FROM.md").unlink()  # trained before it was kept
+    register(**candidate.call)
+    assert "came without licence or attribution" in (candidate.root / "version" / "model_card.md").read_text()
+
+
+@pytest.mark.parametrize(("unknown", "checked"), [([], True), (["made_up_tiny 2"], False), (None, False)])
+def test_the_card_says_whether_the_patients_of_the_start_are_known(candidate, unknown, checked):
+    start = {"name": "made_up_tiny", "version": "2", "sha256": "f" * 64, "network": "unified", "datasets": ["Phantoms"]}
+    path = candidate.root / "unified" / "training.json"
+    write_json(path, read_json(path) | {"started_from": start})
+    metrics = read_json(candidate.root / "evaluation" / "metrics.json")
+    metrics["networks"]["unified"]["patients_unknown"] = unknown
+    write_json(candidate.root / "evaluation" / "metrics.json", metrics)
+    gate(candidate.root / "evaluation", POLICY, candidate.root / "decision")
+    register(**candidate.call)
+    card = (candidate.root / "version" / "model_card.md").read_text()
+    assert ("No test or local patient of the table was among its train and validation patients." in card) == checked
+    assert ("cannot be checked by pseudonym" in card) != checked
+
+
 def test_a_version_from_scratch_names_no_start(candidate, tracking):
     register(**candidate.call)
-    assert "tarted from" not in (candidate.root / "version" / "model_card.md").read_text()
+    card = (candidate.root / "version" / "model_card.md").read_text()
+    assert "tarted from" not in card
+    assert "## Attribution" not in card
     stored = tracking.client.get_model_version_by_alias("mira_net", "challenger")
     assert "started_from" not in stored.tags
 

@@ -14,6 +14,7 @@ from components.train.start import find_start, pinned
 from components.train.step import TrainConfig, train
 from mira.errors import ConfigurationError, DataRejected
 from mira.storage import hash_file, read_json
+from mira.tasks import Task
 from model import released
 from model.checkpoint import read_weights
 from model.config import size_config
@@ -68,6 +69,7 @@ def test_a_training_from_scratch_is_another(root, started, tmp_path):
     config = settings(root, learning_rate=1e-9)
     summary = train(root / "pairs", "pet-synthesis", tmp_path / "scratch", config)
     assert summary.started_from == ""
+    assert not (tmp_path / "scratch" / "STARTED_FROM.md").exists()
     assert read_json(tmp_path / "scratch" / "training.json")["started_from"] is None
     begun = read_weights(root / "released" / "tiny")["stem.weight"]
     assert not torch.allclose(read_weights(tmp_path / "scratch")["stem.weight"], begun, atol=1e-3)
@@ -89,6 +91,67 @@ def test_the_record_names_what_it_began_from(root, started):
         assert (run.tags["started_from"], run.tags["started_from_sha256"]) == ("made_up_tiny 2", sha256)
         assert run.params["started_from_sha256"] == sha256
         assert "start_from" not in run.params  # the path of a folder would make equal trainings unequal
+
+
+def test_the_record_has_every_patient_that_the_weights_have_seen(root, started, tmp_path):
+    """Also of what they began from, and of what that began from."""
+    own = ["patient-alpha-0", "patient-beta-0"]
+    for name in started:
+        assert read_json(root / name / "training.json")["seen"] == {"patients": own, "unknown": ["made_up_tiny 2"]}
+
+    make_pairs(tmp_path / "pairs", 1, (("delta", "train"), ("epsilon", "test")), (Task.PET_SYNTHESIS,))
+    config = settings(root, start_from=str(root / "unified"), calibration_slices=0)
+    train(tmp_path / "pairs", "pet-synthesis", tmp_path / "next", config)
+    seen = read_json(tmp_path / "next" / "training.json")["seen"]
+    assert seen == {"patients": [*own, "patient-delta-0"], "unknown": ["made_up_tiny 2"]}
+
+
+def test_a_start_that_has_seen_test_patients_is_refused_before_the_training(root, started, tmp_path):
+    make_pairs(tmp_path / "pairs", 2, (("beta", "train"), ("alpha", "test")), (Task.PET_SYNTHESIS,))
+    source = f"runs:/{started['unified'].run_id}/checkpoint"  # the list is kept with the registered weights
+    with pytest.raises(DataRejected, match=r"1 of 2 test patients were in train or validation of mira_net .*previous"):
+        train(tmp_path / "pairs", "pet-synthesis", tmp_path / "out", settings(root, start_from=source))
+    assert not (tmp_path / "out").exists()
+
+
+ATTRIBUTED = """
+Some words.
+
+## Data
+
+| data set | licence | attribution |
+|---|---|---|
+| Phantoms (made up) | CC BY 4.0 | A. Maker, 2020 |
+
+### Doubts
+
+None.
+
+## Training
+
+A long one.
+"""
+
+
+def test_licence_and_attribution_of_the_start_go_with_every_copy(root, tmp_path):
+    """Also with a copy of a copy, which finds them in MLflow."""
+    folder = release(tmp_path / "attributed")
+    card = folder / released.CARD
+    card.write_text(card.read_text().replace("license: none", "license: CC BY, goes with every copy") + ATTRIBUTED)
+    one = settings(root, start_from=str(folder), calibration_slices=0)
+    first = train(root / "pairs", "pet-synthesis", tmp_path / "first", one)
+    notice = (tmp_path / "first" / "STARTED_FROM.md").read_text()
+    assert notice.startswith("### made_up_tiny 2\n\nLicence: CC BY, goes with every copy\n\n| data set | licence |")
+    assert "| Phantoms (made up) | CC BY 4.0 | A. Maker, 2020 |" in notice
+    assert "###### Doubts" in notice  # below the heading of its weights
+    assert "A long one" not in notice
+    two = settings(root, start_from=f"runs:/{first.run_id}/checkpoint", calibration_slices=0)
+    train(root / "pairs", "pet-synthesis", tmp_path / "second", two)
+    assert (tmp_path / "second" / "STARTED_FROM.md").read_text() == notice
+
+
+def test_all_of_a_card_without_a_section_about_data_goes_with_the_copy(root, started):
+    assert (root / "unified" / "STARTED_FROM.md").read_text() == "### made_up_tiny 2\n\nLicence: none\n\n#### Made up\n"
 
 
 def test_an_error_head_that_is_missing_begins_fresh_and_that_is_said(root, tmp_path, capsys):

@@ -49,6 +49,13 @@ def test_training_asks_for_a_gpu_and_the_key_comes_from_a_secret(documents: list
     assert platform["exec-ingest"]["secretAsEnv"][0]["keyToEnv"][0]["envVar"] == "MIRA_PSEUDONYM_KEY"
 
 
+def test_what_an_earlier_run_left_can_be_read_by_the_steps_that_are_told_of_it(documents: list[dict[str, Any]]) -> None:
+    """Splits and baseline of validate and pair, and a start's folder of train, lie on the workspace's volume."""
+    platform = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    for step in ("validate", "pair", "train"):
+        assert "/mira" in [mount["mountPath"] for mount in platform[f"exec-{step}"]["pvcMount"]]
+
+
 def test_what_looks_at_the_world_is_never_taken_from_the_cache(documents: list[dict[str, Any]]) -> None:
     tasks: dict[str, dict[str, Any]] = {}
     for component in [documents[0]["root"], *documents[0]["components"].values()]:
