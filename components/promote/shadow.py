@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from components.promote import release, repository, server
+from components.promote import rehearsal, repository, server
 from components.promote.choice import keep_what_serves
 from components.promote.exported import MAIN_MODEL, read_release
 from components.promote.paths import known_station
@@ -102,7 +102,7 @@ def shadow(
             for model in wanted.models:
                 repository.stage(apart, model, wanted.version, config.backend_parameters())
             with (
-                release.rehearsal(apart, names, config.threads, 30 + config.load_timeout_s) as url,
+                rehearsal.rehearsal(apart, names, config.threads, 30 + config.load_timeout_s) as url,
                 contextlib.closing(RestorationClient(state.url, MAIN_MODEL)) as served,
                 contextlib.closing(RestorationClient(url, MAIN_MODEL)) as candidate,
             ):

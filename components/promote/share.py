@@ -11,7 +11,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from components.promote import account, canary, candidate, registry, release, repository, server, transport
+from components.promote import account, canary, candidate, registry, rehearsal, release, repository, server, transport
 from components.promote.choice import keep_what_serves
 from components.promote.exported import Release, read_release
 from components.promote.paths import ServingPaths
@@ -84,7 +84,7 @@ def start(exported: Path | str, version: Path, decision: Path, share: float, con
         try:
             names = _stage(config, wanted, share)
             patience = 30 + config.load_timeout_s
-            release.rehearse(config, names, wanted.version, config.canary_tolerance, config.threads, patience)
+            rehearsal.rehearse(config, names, wanted.version, config.canary_tolerance, config.threads, patience)
             beside = CandidateRecord(
                 version=wanted.version,
                 share=share,

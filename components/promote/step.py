@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from components.promote import account, audit, registry, release, repository, server
+from components.promote import account, audit, registry, rehearsal, release, repository, server
 from components.promote.choice import keep_what_serves
 from components.promote.exported import Release, read_release
 from components.promote.paths import ServingPaths
@@ -131,8 +131,9 @@ def promote_release(wanted: Release, out: Path, config: PromoteConfig) -> Promot
     """
     begin = time.monotonic()
     uri = registry.tracking_uri(config, config.tracking_uri)
-    with account.disk_has_room(config):
-        config.remember()
+    if not config.remembered.is_file():  # a refusal tells a person to promote again, who need not name it then
+        with account.disk_has_room(config):
+            config.remember()
     facts = {"version": wanted.version, "decision_sha256": wanted.decision_sha256, "artifacts": wanted.artifacts}
     with (
         account.audited(config, "promote", config.by, why=config.why, **facts) as record,
@@ -156,6 +157,7 @@ def promote_release(wanted: Release, out: Path, config: PromoteConfig) -> Promot
             registry.move_champion(uri, wanted.version)
         else:
             record["outcome"] = "unchanged"
+    _remember(config)
     summary = PromoteSummary(
         version=wanted.version,
         before=before,
@@ -169,6 +171,16 @@ def promote_release(wanted: Release, out: Path, config: PromoteConfig) -> Promot
     )
     write_json(out / "promotion.json", summary.model_dump(mode="json"))
     return summary
+
+
+def _remember(config: PromoteConfig) -> None:
+    try:
+        config.remember()
+    except OSError as error:
+        raise ServingFailed(
+            f"It was done, but {config.remembered} cannot be written ({error.strerror}): until the next promotion, "
+            "name the repository by --repository."
+        ) from error
 
 
 def check_approval(config: PromoteConfig, wanted: Release) -> None:
@@ -225,7 +237,7 @@ def _replace(admin: TritonAdmin, config: PromoteConfig, wanted: Release, uri: st
         names = [model.name for model in wanted.models]
         difference = None
         if not config.url:  # another machine's Triton may have engines that this one lacks
-            difference = release.rehearse(
+            difference = rehearsal.rehearse(
                 config, names, wanted.version, config.canary_tolerance, config.threads, 30 + config.load_timeout_s
             )
         record = ReleaseRecord(
