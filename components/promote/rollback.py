@@ -3,7 +3,7 @@
 import contextlib
 import time
 
-from components.promote import account, registry, release, repository, server, share
+from components.promote import account, registry, release, repository, server, share, switch
 from components.promote.paths import ServingPaths
 from mira.cases import Record
 from mira.errors import ConfigurationError
@@ -63,6 +63,7 @@ def rollback(
             raise ConfigurationError(f"{wanted}. Versions on disk: {known}. Choose one: mira rollback --to VERSION")
         chosen = served.releases[target]
         record.update(version=target, decision_sha256=chosen.decision_sha256, artifacts=chosen.artifacts)
+        switch.remove_half_copied(paths)
         repository.verify(paths, served, target)
         url = release.serve_for_change(paths).url
         admin = server.administer(paths, url)
