@@ -232,11 +232,21 @@ def remove_candidates(paths: ServingPaths) -> None:
 
 
 def points_to(paths: ServingPaths, model: str, version: int) -> bool:
-    """Whether a model's configurations are those of one of its versions."""
+    """Whether a model's configurations and warm-up data are those of one of its versions, file by file."""
     folder = paths.models / model
-    files = (config_files.CONFIG, config_files.CPU_CONFIG)
-    pairs = [(folder / file, folder / str(version) / "release" / file) for file in files]
-    return all(one.is_file() and other.is_file() and hash_file(one) == hash_file(other) for one, other in pairs)
+    sealed = _configuration(folder / str(version) / "release")
+    return bool(sealed) and _configuration(folder) == sealed
+
+
+def _configuration(folder: Path) -> dict[str, str]:
+    """Hash of each file of the configuration in a folder, "" for what is no plain file."""
+    tops = [folder / part for part in CONFIGURATION]
+    files = [path for top in tops for path in (top, *(() if top.is_symlink() else top.rglob("*")))]
+    return {
+        path.relative_to(folder).as_posix(): hash_file(path) if path.is_file() and not path.is_symlink() else ""
+        for path in files
+        if path.is_symlink() or path.exists()
+    }
 
 
 def verify(paths: ServingPaths, served: Served, version: int) -> None:

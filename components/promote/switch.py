@@ -53,7 +53,7 @@ class Switch:
                 shutil.copytree(release / part, fresh)
             else:
                 shutil.copyfile(release / part, fresh)
-            if target.exists():
+            if target.exists() or target.is_symlink():
                 self._set_aside(target)
             os.rename(fresh, target)
             self._made.append(target)

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from components.promote import registry, repository
+from components.promote import registry, repository, status
 from components.promote import switch as switching
 from components.promote.step import PromoteConfig
 from components.promote.switch import Switch, repair
@@ -66,3 +66,40 @@ def test_what_a_release_of_before_left_half_copied_is_removed(tmp_path, config, 
     assert tree(config.models) == before
     assert not list(folder.glob(".*"))
     assert (tmp_path / "elsewhere").is_dir()
+
+
+def cut_off(folder):
+    file = folder / "warmup" / "image_256x256"
+    file.write_bytes(file.read_bytes()[:1000])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        cut_off,
+        lambda folder: (folder / "warmup" / "modality").unlink(),
+        lambda folder: shutil.rmtree(folder / "warmup"),
+        lambda folder: (folder / "warmup" / "more").write_bytes(b"0"),
+        lambda folder: (folder / "configs" / "gpu.pbtxt").write_text(""),
+        lambda folder: (folder / "configs" / "cpu.pbtxt").write_text(""),
+    ],
+    ids=["warm-up cut off", "warm-up file gone", "warm-up gone", "more warm-up", "another configuration", "empty"],
+)
+def test_everything_that_triton_reads_as_configuration_is_compared_and_put_right(tmp_path, config, before, damage):
+    folder = config.models / "mira_net"
+    assert repository.points_to(config, "mira_net", 1)
+    damage(folder)
+    assert not repository.points_to(config, "mira_net", 1)
+    assert "the configuration on disk is not that of version 1" in "".join(status.read(config, "off").disagreements)
+    repair(config, repository.read_served(config))
+    assert tree(config.models) == before
+
+
+def test_a_link_in_the_place_of_a_configuration_is_not_taken_for_it(tmp_path, config, before):
+    folder = config.models / "mira_net"
+    (folder / "warmup").rename(tmp_path / "warmup")
+    (folder / "warmup").symlink_to(tmp_path / "warmup")
+    assert not repository.points_to(config, "mira_net", 1)
+    repair(config, repository.read_served(config))
+    assert tree(config.models) == before
+    assert not (folder / "warmup").is_symlink()

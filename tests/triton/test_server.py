@@ -208,6 +208,18 @@ def test_a_damaged_version_that_cannot_be_started_does_not_stand_in_the_way(two,
     assert status.read(two.config, registry.OFF).disagreements == []
 
 
+def test_damaged_warm_up_data_are_told_and_put_right_by_the_next_start(two):
+    image = two.config.models / "mira_net" / "warmup" / "image_256x256"
+    image.write_bytes(image.read_bytes()[:1000])
+    assert "the configuration on disk is not that of version 2" in "".join(
+        status.read(two.config, registry.OFF).disagreements
+    )
+    server.stop(two.config)
+    release.serve(two.config)
+    assert two.answer()[0] == "2"
+    assert status.read(two.config, registry.OFF).disagreements == []
+
+
 def test_dead_stub_is_noticed_and_recovered(two):
     state = server.running(two.config)
     stubs = [pid for pid in processes.session_members(state.pid) if pid != state.pid]
