@@ -17,7 +17,7 @@ from components.promote.exported import Release, read_release
 from components.promote.paths import ServingPaths
 from components.promote.remote import local_copy
 from components.promote.repository import CandidateRecord
-from components.promote.step import PromoteConfig, PromoteSummary, check_approval, promote_release
+from components.promote.step import PromoteConfig, PromoteSummary, check_approval, check_number, promote_release
 from mira.cases import Record
 from mira.client.share import PARAMETER, candidate_of
 from mira.errors import ConfigurationError, ServingFailed
@@ -68,6 +68,7 @@ def start(exported: Path | str, version: Path, decision: Path, share: float, con
     ):
         check_approval(config, wanted)
         served = repository.read_served(config)
+        check_number(config, served, wanted)
         if served.version is None or served.version == wanted.version:
             raise ServingFailed(
                 f"Version {wanted.version} serves already."

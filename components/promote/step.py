@@ -141,7 +141,9 @@ def promote_release(wanted: Release, out: Path, config: PromoteConfig) -> Promot
         account.disk_has_room(config),
     ):
         check_approval(config, wanted)
-        before = repository.read_served(config).version
+        served = repository.read_served(config)
+        before = served.version
+        check_number(config, served, wanted)
         if config.url:
             release.repair_elsewhere(config, config.url)
         url = config.url or release.serve_for_change(config, config.port, config.threads).url
@@ -208,6 +210,25 @@ def check_approval(config: PromoteConfig, wanted: Release) -> None:
             f"{' One approval in the trail was not written with the signing key and does not count.' if found else ''}"
             " Nothing was changed."
         )
+
+
+def check_number(paths: ServingPaths, served: repository.Served, wanted: Release) -> None:
+    """Require that a number on record is that of the same networks: another release under it would destroy the first.
+
+    Raises:
+        ServingFailed: naming what differs.
+    """
+    known = served.releases.get(wanted.version)
+    if known is None or known.artifacts == wanted.artifacts:
+        return
+    names = {*known.artifacts, *wanted.artifacts}
+    other = sorted(name for name in names if known.artifacts.get(name) != wanted.artifacts.get(name))
+    raise ServingFailed(
+        f"Version {wanted.version} on record in {paths.models} has another {', '.join(other)} than this export: it was "
+        f"promoted {known.promoted} by {known.by}, and is kept. Register the networks anew, which gives them a number "
+        "of their own, and export them. After a registry that was begun anew: stop the server (mira serve --stop), and "
+        "begin with an empty model repository (--repository DIR), or move the old one away. Nothing was changed."
+    )
 
 
 def _serves_already(config: PromoteConfig, wanted: Release, url: str) -> bool:

@@ -16,7 +16,7 @@ from components.promote.step import promote
 from components.promote.switch import Switch
 from mira.client import RestorationClient
 from mira.errors import GateFailed, MiraError, ServingFailed
-from mira.storage import hash_file, read_json, write_json
+from mira.storage import hash_file, read_json
 from tests.triton.own_server import with_server
 from tests.triton.station import IMAGE, MODELS, Station
 from tests.triton.tiny_network import describe, make_release, sign, tiny_network
@@ -322,17 +322,16 @@ def test_manual_approval_comes_before_anything_changes(two):
     rollback.rollback(two.config, to=2, tracking_uri=registry.OFF)
 
 
-def test_a_version_of_another_registry_takes_the_place_of_its_number(two):
-    """Someone began anew with an empty registry: version 2 is another network now."""
+def test_a_version_of_another_registry_does_not_take_the_place_of_its_number(two):
+    """Someone began anew with an empty registry: version 2 is another network there."""
     old = two.answer()[1]
+    before = two.config.served.read_bytes()
     files = make_release(two.root / "anew", 2, gain=0.9, models=MODELS)
-    assert promote(*files, two.root / "out", two.config).changed
-    version, voxels = two.answer()
-    assert version == "2"
-    assert np.abs(voxels - old).max() > 0.1
-    write_json(two.root / "seen.json", {"version": version})
-    two.promote(2)
+    with pytest.raises(ServingFailed, match="Version 2 on record"):
+        promote(*files, two.root / "out", two.config)
+    assert two.config.served.read_bytes() == before
     np.testing.assert_array_equal(two.answer()[1], old)
+    assert not two.promote(2).changed  # the same networks under their number change nothing
 
 
 def test_client_reports_what_the_server_refuses(two):
