@@ -11,7 +11,18 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from components.promote import account, canary, candidate, registry, rehearsal, release, repository, server, transport
+from components.promote import (
+    account,
+    canary,
+    candidate,
+    registry,
+    rehearsal,
+    release,
+    repository,
+    server,
+    transport,
+    where,
+)
 from components.promote.choice import keep_what_serves
 from components.promote.exported import Release, read_release
 from components.promote.paths import ServingPaths
@@ -55,6 +66,7 @@ def start(exported: Path | str, version: Path, decision: Path, share: float, con
         raise ConfigurationError("A share lies above 0 and at most at 0.5. To serve every series: mira promote")
     if config.url:
         raise ConfigurationError("A share is for the server that `mira serve` started; leave the address out.")
+    where.check_here(config, "A share")
     uri = registry.tracking_uri(config, config.tracking_uri)
     with account.disk_has_room(config), account.refusals_recorded(config, "canary-start", config.by):
         folder = local_copy(config, exported, uri).resolve()

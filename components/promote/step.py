@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from components.promote import account, audit, registry, rehearsal, release, repository, server
+from components.promote import account, audit, registry, rehearsal, release, repository, server, where
 from components.promote.choice import keep_what_serves
 from components.promote.exported import Release, read_release
 from components.promote.paths import ServingPaths
@@ -159,7 +159,7 @@ def promote_release(wanted: Release, out: Path, config: PromoteConfig) -> Promot
             registry.move_champion(uri, wanted.version)
         else:
             record["outcome"] = "unchanged"
-    _remember(config)
+    where.remember(config, config.url)
     summary = PromoteSummary(
         version=wanted.version,
         before=before,
@@ -173,16 +173,6 @@ def promote_release(wanted: Release, out: Path, config: PromoteConfig) -> Promot
     )
     write_json(out / "promotion.json", summary.model_dump(mode="json"))
     return summary
-
-
-def _remember(config: PromoteConfig) -> None:
-    try:
-        config.remember()
-    except OSError as error:
-        raise ServingFailed(
-            f"It was done, but {config.remembered} cannot be written ({error.strerror}): until the next promotion, "
-            "name the repository by --repository."
-        ) from error
 
 
 def check_approval(config: PromoteConfig, wanted: Release) -> None:
