@@ -7,13 +7,8 @@ from datetime import UTC, datetime
 
 from components.promote import canary, candidate, server, transport
 from components.promote.paths import ServingPaths
-from components.promote.repository import (
-    ReleaseRecord,
-    Served,
-    points_to,
-    read_served,
-    verify,
-)
+from components.promote.repository import points_to, read_served, verify
+from components.promote.served import ReleaseRecord, Served
 from components.promote.switch import Switch, repair
 from components.promote.triton import TritonAdmin
 from mira.errors import MiraError, ServingFailed
@@ -157,7 +152,12 @@ def switch_to(
     """
     before = read_served(paths)
     models = sorted(record.artifacts)
-    after = Served(version=version, since=now(), releases={**before.releases, version: record})
+    after = Served(
+        version=version,
+        since=now(),
+        releases={**before.releases, version: record},
+        predecessors=before.before_when(version, going_back=not staged),
+    )
     switch = Switch(paths)
     attempted: list[str] = []
     own: list[str] = []

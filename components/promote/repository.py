@@ -22,72 +22,18 @@ from dataclasses import replace
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 
-from pydantic import Field
-
 from components.promote import canary, config_files, signing
 from components.promote.exported import Exported
 from components.promote.paths import ROOT, SERVED_FILE, ServingPaths, recorded
-from mira.cases import Record
+from components.promote.served import CandidateRecord as CandidateRecord
+from components.promote.served import ReleaseRecord as ReleaseRecord
+from components.promote.served import Served
 from mira.errors import ServingFailed
 from mira.storage import hash_file, write_json
 
 CANDIDATES = ".candidates"
 OWN_CODE = ROOT / "triton_repo" / "templates" / "mira_net" / "model.py"
 CONFIGURATION = ("config.pbtxt", "configs", "warmup")
-
-
-class ReleaseRecord(Record):
-    """A release that was promoted: its networks' hashes, and who decided what when."""
-
-    artifacts: dict[str, str]
-    decision_sha256: str
-    promoted: str
-    by: str
-
-
-class CandidateRecord(Record):
-    """A release that restores a share of the series beside the one that serves.
-
-    Attributes:
-        version: its number.
-        share: part of the series that it restores.
-        since: since when, UTC.
-        artifacts: hash of each network, by the name under which it is served.
-        files: exported networks, version and decision, from which it can be promoted.
-    """
-
-    version: int
-    share: float
-    since: str
-    artifacts: dict[str, str]
-    files: tuple[str, Path, Path]
-
-
-class Served(Record):
-    """What the repository serves.
-
-    Attributes:
-        version: the release that serves, None before the first promotion.
-        since: when it began to serve, UTC.
-        releases: every release on disk, by version.
-        candidate: the release that has a share of the series, None without one; a promotion or rollback ends it.
-    """
-
-    version: int | None = None
-    since: str = ""
-    releases: dict[int, ReleaseRecord] = Field(default_factory=dict)
-    candidate: CandidateRecord | None = None
-
-    @property
-    def models(self) -> list[str]:
-        """Names of the models that serve."""
-        return sorted(self.releases[self.version].artifacts) if self.version is not None else []
-
-    @property
-    def previous(self) -> int | None:
-        """The release before the one that serves, None when there is none."""
-        older = [version for version in self.releases if self.version is not None and version < self.version]
-        return max(older, default=None)
 
 
 def read_served(paths: ServingPaths) -> Served:

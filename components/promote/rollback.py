@@ -32,7 +32,7 @@ def rollback(
 
     Args:
         paths: where things lie.
-        to: version; the one before by default.
+        to: version; what served before by default.
         tracking_uri: MLflow with the champion alias, as in the promote step.
         why: reason, for the audit trail.
         tolerance: for the canaries, as a share of the modality's range.

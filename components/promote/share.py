@@ -27,7 +27,7 @@ from components.promote.choice import keep_what_serves
 from components.promote.exported import Release, read_release
 from components.promote.paths import ServingPaths
 from components.promote.remote import local_copy
-from components.promote.repository import CandidateRecord
+from components.promote.served import CandidateRecord
 from components.promote.step import PromoteConfig, PromoteSummary, check_approval, check_number, promote_release
 from mira.cases import Record
 from mira.client.share import PARAMETER, candidate_of

@@ -14,7 +14,7 @@ from components.promote.choice import keep_what_serves
 from components.promote.exported import Release, read_release
 from components.promote.paths import ServingPaths
 from components.promote.remote import local_copy
-from components.promote.repository import ReleaseRecord
+from components.promote.served import ReleaseRecord, Served
 from components.promote.triton import TritonAdmin
 from mira.cases import Record
 from mira.errors import GateFailed, ServingFailed
@@ -202,7 +202,7 @@ def check_approval(config: PromoteConfig, wanted: Release) -> None:
         )
 
 
-def check_number(paths: ServingPaths, served: repository.Served, wanted: Release) -> None:
+def check_number(paths: ServingPaths, served: Served, wanted: Release) -> None:
     """Require that a number on record is that of the same networks: another release under it would destroy the first.
 
     Raises:

@@ -6,15 +6,8 @@ import shutil
 from pathlib import Path
 
 from components.promote.paths import ServingPaths
-from components.promote.repository import (
-    CONFIGURATION,
-    Served,
-    candidates,
-    points_to,
-    remove_candidates,
-    verify,
-    write_served,
-)
+from components.promote.repository import CONFIGURATION, candidates, points_to, remove_candidates, verify, write_served
+from components.promote.served import Served
 from mira.storage import hash_file
 
 

@@ -104,7 +104,7 @@ def add_rollback(subparsers: Any) -> None:
         "Switch back to a version that was promoted before and is still on disk; proved by canaries like a promotion.",
         "mira rollback --to 3 --why 'streaks in thin slices'",
     )
-    parser.add_argument("--to", type=int, metavar="VERSION", help="version to serve (default: the one before)")
+    parser.add_argument("--to", type=int, metavar="VERSION", help="version to serve (default: what served before)")
     add_url(parser)
     parser.add_argument("--why", default="", metavar="TEXT", help="reason, for the audit trail")
     add_tracking(parser)

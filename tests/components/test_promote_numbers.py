@@ -1,4 +1,4 @@
-"""The number of a version is that of its networks, for promotions and for shares."""
+"""The number of a version is that of its networks, and what served before it is on record, whatever the numbers say."""
 
 import pytest
 
@@ -6,6 +6,7 @@ from components.promote import audit, registry, repository, share
 from components.promote.exported import read_release
 from components.promote.step import PromoteConfig, check_number, promote
 from mira.errors import ServingFailed
+from mira.storage import read_json, write_json
 from tests.components.test_promote import first_serves, staged, tree
 from tests.triton.tiny_network import make_release
 
@@ -40,3 +41,36 @@ def test_the_same_networks_and_other_numbers_are_allowed_and_fewer_networks_are_
         check_number(
             config, served, read_release(*make_release(tmp_path / "more", 1, models=("mira_net", "mira_net_ct")))
         )
+
+
+def test_the_version_before_is_what_served_before_and_not_the_next_lower_number(config):
+    record = repository.ReleaseRecord(artifacts={}, decision_sha256="", promoted="", by="")
+    served = repository.Served()
+
+    def serve(version, going_back=False):
+        nonlocal served
+        before = served.before_when(version, going_back=going_back)
+        served = repository.Served(version=version, releases={**served.releases, version: record}, predecessors=before)
+        repository.write_served(config, served)
+        return repository.read_served(config).previous
+
+    assert [serve(version) for version in (5, 3, 4)] == [None, 5, 3]
+    assert serve(5) == 4  # promoted again
+    assert serve(5) == 4
+    assert serve(4, going_back=True) == 3  # each rollback goes one further back, never to what was left for it
+    assert serve(3, going_back=True) == 5
+    assert serve(5, going_back=True) is None
+    assert serve(4, going_back=True) == 5  # forward again
+    assert serve(3, going_back=True) == 4
+    assert serve(5, going_back=True) is None
+
+
+def test_a_record_of_before_there_were_predecessors_is_read_by_its_numbers(config):
+    record = repository.ReleaseRecord(artifacts={}, decision_sha256="", promoted="", by="")
+    repository.write_served(config, repository.Served(version=3, releases={1: record, 3: record, 4: record}))
+    document = read_json(config.served)
+    del document["predecessors"]
+    write_json(config.served, document)
+    served = repository.read_served(config)
+    assert (served.before, served.previous) == ([1], 1)
+    assert served.before_when(4, going_back=False) == [1, 3]

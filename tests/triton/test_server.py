@@ -179,6 +179,13 @@ def test_rollback_and_forward_again(two):
     assert audit.verify(two.config.audit) == ""
 
 
+def test_rollback_goes_to_what_served_before_whatever_its_number(two):
+    rollback.rollback(two.config, to=1, tracking_uri=registry.OFF)
+    two.promote(3)
+    assert rollback.rollback(two.config, tracking_uri=registry.OFF).version == 1  # not 2
+    assert rollback.rollback(two.config, to=2, tracking_uri=registry.OFF).before == 1
+
+
 def test_a_network_changed_on_disk_is_not_served_again(two):
     network = two.config.models / "mira_net" / "1" / "model.onnx"
     good = network.read_bytes()
