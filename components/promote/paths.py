@@ -24,10 +24,12 @@ class Remembered(Record):
     Attributes:
         repository: the model repository that was served last.
         url: HOST:PORT of a Triton that was not started here, "" for the embedded server.
+        approval: `automatic` or `manual`, as the last run that named it; "" when none did.
     """
 
     repository: Path
     url: str = ""
+    approval: str = ""
 
 
 class ServingPaths(Record):
@@ -119,13 +121,24 @@ class ServingPaths(Record):
 
     def remember(self, **facts: str) -> None:
         """Note the repository, and other facts, in the workspace; what is not given stays as it is."""
+        self._keep(repository=self.models, **facts)
+
+    def remember_approval(self, approval: str) -> None:
+        """Note how the runs of this workspace are approved; its repository stays as it is."""
+        self._keep(approval=approval)
+
+    def _keep(self, **facts: Path | str) -> None:
         try:
             known = self.recall()
         except Damaged:
             known = None
-        known = known or Remembered(repository=self.models)
-        fresh = known.model_copy(update={"repository": self.models, **facts})
+        fresh = (known or Remembered(repository=self.models)).model_copy(update=facts)
         write_json(self.remembered, fresh.model_dump(mode="json"))
+
+    def approval_of_runs(self) -> str:
+        """How the runs of this workspace are approved: `automatic` where none said otherwise."""
+        known = self.recall()
+        return known.approval or "automatic" if known is not None else "automatic"
 
     def elsewhere(self) -> str:
         """HOST:PORT of the Triton that serves this repository and was not started here, "" without one."""

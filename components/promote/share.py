@@ -28,7 +28,14 @@ from components.promote.exported import Release, read_release
 from components.promote.paths import ServingPaths
 from components.promote.remote import local_copy
 from components.promote.served import CandidateRecord
-from components.promote.step import PromoteConfig, PromoteSummary, check_approval, check_number, promote_release
+from components.promote.step import (
+    PromoteConfig,
+    PromoteSummary,
+    against_policy,
+    check_approval,
+    check_number,
+    promote_release,
+)
 from mira.cases import Record
 from mira.client.share import PARAMETER, candidate_of
 from mira.errors import ConfigurationError, ServingFailed
@@ -72,7 +79,8 @@ def start(exported: Path | str, version: Path, decision: Path, share: float, con
         folder = local_copy(config, exported, uri).resolve()
         wanted = read_release(folder, version, decision)
     facts = {"version": wanted.version, "decision_sha256": wanted.decision_sha256, "artifacts": wanted.artifacts}
-    why = f"{share:.0%} of the series" + (f": {config.why}" if config.why else "")
+    given = " ".join(filter(None, (config.why, against_policy(config))))
+    why = f"{share:.0%} of the series" + (f": {given}" if given else "")
     with (
         account.audited(config, "canary-start", config.by, why=why, **facts) as record,
         repository.locked(config),

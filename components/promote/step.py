@@ -117,6 +117,14 @@ def promote(exported: Path | str, version: Path, decision: Path, out: Path, conf
     return promote_release(wanted, out, config)
 
 
+def promote_of_run(exported: Path, version: Path, decision: Path, out: Path, config: PromoteConfig) -> PromoteSummary:
+    """`promote` for a run: the kind of approval that its parameters name is what the verbs take from then on."""
+    if "approval" in config.model_fields_set:
+        with account.disk_has_room(config):
+            config.remember_approval(config.approval)
+    return promote(exported, version, decision, out, config)
+
+
 def promote_release(wanted: Release, out: Path, config: PromoteConfig) -> PromoteSummary:
     """Promote a release that was read and checked.
 
@@ -134,9 +142,10 @@ def promote_release(wanted: Release, out: Path, config: PromoteConfig) -> Promot
     if not config.remembered.is_file():  # a refusal tells a person to promote again, who need not name it then
         with account.disk_has_room(config):
             config.remember()
+    why = " ".join(filter(None, (config.why, against_policy(config))))
     facts = {"version": wanted.version, "decision_sha256": wanted.decision_sha256, "artifacts": wanted.artifacts}
     with (
-        account.audited(config, "promote", config.by, why=config.why, **facts) as record,
+        account.audited(config, "promote", config.by, why=why, **facts) as record,
         repository.locked(config),
         account.disk_has_room(config),
     ):
@@ -148,7 +157,7 @@ def promote_release(wanted: Release, out: Path, config: PromoteConfig) -> Promot
             release.repair_elsewhere(config, config.url)
         url = config.url or release.serve_for_change(config, config.port, config.threads).url
         config, fell_back = keep_what_serves(config, wanted)
-        record["why"] = " ".join(filter(None, (config.why, fell_back)))
+        record["why"] = " ".join(filter(None, (why, fell_back)))
         difference = None
         changed = not _serves_already(config, wanted, url)
         if changed:
@@ -200,6 +209,13 @@ def check_approval(config: PromoteConfig, wanted: Release) -> None:
             f"{' One approval in the trail was not written with the signing key and does not count.' if found else ''}"
             " Nothing was changed."
         )
+
+
+def against_policy(config: PromoteConfig) -> str:
+    """What the audit trail must say of a promotion without the approval that the workspace's runs ask for."""
+    if config.approval == "automatic" and config.approval_of_runs() == "manual":
+        return "(approval automatic, though this workspace's runs ask for a person's)"
+    return ""
 
 
 def check_number(paths: ServingPaths, served: Served, wanted: Release) -> None:

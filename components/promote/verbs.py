@@ -82,9 +82,7 @@ def add_promote(subparsers: Any) -> None:
     )
     parser.add_argument("--version", type=Path, required=True, metavar="FILE", help="version.json of the register step")
     parser.add_argument("--decision", type=Path, required=True, metavar="FILE", help="decision.json of the gate step")
-    parser.add_argument(
-        "--approval", choices=["automatic", "manual"], default="automatic", help="manual: needs `approve`"
-    )
+    add_approval(parser)
     add_url(parser)
     parser.add_argument(
         "--load-timeout", type=float, default=120.0, metavar="SECONDS", help="longest time for one network to load"
@@ -154,6 +152,12 @@ def add_url(parser: argparse.ArgumentParser) -> None:
     """Add the option that names the server."""
     text = "a Triton that serves the repository already, or `embedded` (default: where the last promotion went)"
     parser.add_argument("--url", metavar="HOST:PORT", help=text)
+
+
+def add_approval(parser: argparse.ArgumentParser) -> None:
+    """Add the option that asks for a person's approval."""
+    text = "manual: needs `approve` (default: as the runs of this workspace)"
+    parser.add_argument("--approval", choices=["automatic", "manual"], help=text)
 
 
 def add_choice(parser: argparse.ArgumentParser) -> None:
@@ -235,7 +239,7 @@ def _promote(arguments: argparse.Namespace) -> int:
         repository=paths.repository,
         tracking_uri=arguments.tracking_uri,
         url=where.chosen(paths, arguments.url),
-        approval=arguments.approval,
+        approval=arguments.approval or paths.approval_of_runs(),
         load_timeout_s=arguments.load_timeout,
         why=arguments.why,
     )

@@ -4,10 +4,10 @@ import pytest
 
 from components.promote import audit, registry, release, repository, rollback, server, share, status, where
 from components.promote.paths import Remembered, station
-from components.promote.step import PromoteConfig, promote
+from components.promote.step import PromoteConfig, promote, promote_of_run
 from components.promote.triton import TritonAdmin
 from mira.cli import main
-from mira.errors import ConfigurationError, ServingFailed
+from mira.errors import ConfigurationError, GateFailed, ServingFailed
 from mira.storage import write_json
 from tests.components.test_promote import first_serves
 from tests.triton.tiny_network import make_release
@@ -94,3 +94,48 @@ def test_status_asks_the_server_elsewhere(tmp_path, config):
     assert (seen.url, seen.elsewhere, seen.running, seen.answers) == (PRODUCTION, True, False, False)
     assert f"Triton at {PRODUCTION} does not answer" in "".join(seen.disagreements)
     assert f"server       {PRODUCTION}, not started here, does NOT answer" in status.describe(seen)
+
+
+def test_the_verbs_ask_for_a_person_where_the_runs_do(tmp_path, config, verb, capsys):
+    exported, version, decision = make_release(tmp_path / "1", 1)
+    by_run = PromoteConfig(**config.model_dump(include={"workspace", "repository", "tracking_uri"}), approval="manual")
+    with pytest.raises(GateFailed):
+        promote_of_run(exported, version, decision, tmp_path / "out", by_run)
+    assert config.approval_of_runs() == "manual"
+    given = [str(exported), "--version", str(version), "--decision", str(decision)]
+    assert verb("promote", *given) == 4
+    assert "waits for a person" in capsys.readouterr().err
+    first_serves(config, tmp_path / "0")
+    second, version, decision = make_release(tmp_path / "2", 2, gain=0.3)
+    given = [str(second), "--version", str(version), "--decision", str(decision)]
+    assert verb("canary", "start", *given) == 4
+    assert "waits for a person" in capsys.readouterr().err
+    unnamed = PromoteConfig(workspace=config.workspace, repository=tmp_path / "other", tracking_uri=registry.OFF)
+    with pytest.raises(GateFailed):
+        promote_of_run(*make_release(tmp_path / "3", 3, approved=False), tmp_path / "out", unnamed)
+    assert config.approval_of_runs() == "manual"  # a run that does not name it changes nothing
+    assert config.recall().repository == config.models
+    with pytest.raises(GateFailed):
+        named = unnamed.model_copy(update={"approval": "automatic"})
+        promote_of_run(*make_release(tmp_path / "3", 3, approved=False), tmp_path / "out", named)
+    assert config.approval_of_runs() == "automatic"
+
+
+def test_an_automatic_approval_by_hand_is_taken_and_stands_in_the_trail(tmp_path, config, verb, monkeypatch):
+    def stop_here(*_):
+        raise ServingFailed("far enough")
+
+    monkeypatch.setattr(release, "serve_for_change", stop_here)
+    exported, version, decision = make_release(tmp_path / "1", 1)
+    given = [str(exported), "--version", str(version), "--decision", str(decision), "--why", "night shift"]
+    for policy, more, code, says in (
+        ("automatic", [], 5, False),
+        ("manual", [], 4, False),
+        ("manual", ["--approval", "automatic"], 5, True),
+    ):
+        config.remember_approval(policy)
+        assert verb("promote", *given, *more) == code
+        begun, failed = audit.read(config.audit)[-2:]
+        assert ("this workspace's runs ask for a person's" in begun.why) is says
+        assert begun.why.startswith("night shift")
+        assert failed.outcome == "failed"
