@@ -105,3 +105,16 @@ def settle_cut_off(paths: ServingPaths, uri: str) -> str:
         words += ", and MLflow names it champion"
     audit.append(paths.audit, cut.what, "failed", version=cut.version, before=served, why=words)
     return words
+
+
+def settled(paths: ServingPaths, uri: str) -> str:
+    """`settle_cut_off` for a server that is up: a registry that is away is told, and is no reason to leave it alone."""
+    try:
+        return settle_cut_off(paths, uri)
+    except Damaged:
+        raise
+    except MiraError as error:
+        return (
+            f"a promotion or rollback was cut off, and is not settled in MLflow yet: {error} What served before "
+            "serves. When MLflow answers, run `mira serve` again."
+        )

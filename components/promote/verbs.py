@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from components.promote import audit, registry, rollback, server, status, supervisor, where
-from components.promote.account import audited, settle_cut_off
+from components.promote.account import audited, settled
 from components.promote.paths import ServingPaths, known_station, station
 from components.promote.release import serve
 from components.promote.repository import locked, read_served
@@ -204,7 +204,7 @@ def _serve(arguments: argparse.Namespace) -> int:
                 raise ConfigurationError("The server runs. Stop it first: mira serve --stop")
             remember(paths, Transport(**wanted))
         state = serve(paths, arguments.port)
-        cut_off = settle_cut_off(paths, registry.tracking_uri(paths, arguments.tracking_uri))
+        cut_off = settled(paths, registry.tracking_uri(paths, arguments.tracking_uri))
         record["why"] = cut_off
         served = read_served(paths)
         record["version"] = served.version
