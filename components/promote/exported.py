@@ -27,6 +27,7 @@ class Exported:
         name: name of the served model.
         folder: holds model.onnx and metadata.json.
         sha256: hash of model.onnx.
+        metadata_sha256: hash of metadata.json.
         modalities: what it was trained on, in the order of `Modality`.
         instruction_size: length D of its instruction.
         error_map: whether it gives the error that it expects as well.
@@ -37,6 +38,7 @@ class Exported:
     name: str
     folder: Path
     sha256: str
+    metadata_sha256: str
     modalities: list[Modality]
     instruction_size: int
     error_map: bool = False
@@ -176,6 +178,7 @@ def _read(folder: Path, name: str, registered: dict[str, Any]) -> Exported:
         name=name,
         folder=folder,
         sha256=digest,
+        metadata_sha256=signed["metadata_sha256"],
         modalities=[modality for modality in Modality if modality in modalities],
         instruction_size=int(metadata["instruction_dim"]),
         error_map=ERROR_MAP in metadata.get("outputs", []),

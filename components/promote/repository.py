@@ -119,6 +119,11 @@ def stage(
         replace(model, folder=inside).file_of(*engine)
     if hash_file(inside / "model.onnx") != model.sha256:
         raise ServingFailed(f"{model.name}: the copy of model.onnx differs from the exported file. Check the disk.")
+    signed = signing.load_signer().check(inside / signing.SIGNATURE)["metadata_sha256"]
+    if {signed, hash_file(inside / "metadata.json")} != {model.metadata_sha256}:
+        raise ServingFailed(
+            f"{model.name}: metadata.json or its signature was exchanged while it was copied. Find out by whom."
+        )
     questions = canary.make(inside / "model.onnx", model.modalities, model.instruction_size)
     canary.save(
         inside / canary.FILE,
