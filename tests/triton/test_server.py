@@ -32,12 +32,15 @@ def station(tmp_path_factory):
 
 @pytest.fixture
 def two(station):
-    """Version 2 serves, version 1 is on disk."""
+    """Version 2 serves, version 1 is on disk and served before it."""
     served = read_served(station.config)
     if 1 not in served.releases:
         station.promote(1)
     if read_served(station.config).version != 2:
         station.promote(2)
+    if read_served(station.config).previous != 1:
+        for version in (1, 2):
+            rollback.rollback(station.config, to=version, tracking_uri=registry.OFF)
     release.serve(station.config)
     return station
 
