@@ -3,7 +3,7 @@
 import sys
 
 from components.command import main
-from components.promote.step import PromoteConfig, promote
+from components.promote.step import PromoteConfig, promote_of_run
 
 if __name__ == "__main__":
     sys.exit(
@@ -11,7 +11,7 @@ if __name__ == "__main__":
             "promote",
             PromoteConfig,
             ["exported", "version", "decision", "out"],
-            promote,
+            promote_of_run,
             "Put a registered version behind Triton, prove it by real requests, then move the champion alias.",
         )
     )

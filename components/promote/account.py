@@ -1,5 +1,6 @@
 """What goes around every change of what is served: a line in the audit trail before and after, a full disk in words."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -67,7 +68,7 @@ def refusals_recorded(paths: ServingPaths, what: str, who: str, **facts: object)
 
 @contextmanager
 def disk_has_room(paths: ServingPaths) -> Iterator[None]:
-    """Give the refusal of a disk in the block the words of a failed release.
+    """Give an OSError in the block, a full disk above all, the words of a failed release.
 
     Raises:
         ServingFailed: instead of the OSError.
@@ -75,10 +76,15 @@ def disk_has_room(paths: ServingPaths) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ServingFailed(
-            f"The disk refused ({error.strerror or type(error).__name__}); what served before serves on. "
-            f"Make room at {paths.models} and {paths.state}, then try again."
-        ) from error
+        reason, places = error.strerror or type(error).__name__, f"{paths.models} and {paths.state}"
+        at = f" at {error.filename}" if error.filename else ""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            what, do = f"The disk refused ({reason})", f"Make room at {places}"
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            what, do = f"A file could not be written or read{at} ({reason})", f"Let this account write to {places}"
+        else:
+            what, do = f"The system refused{at} ({reason})", f"Look at the disks of {places}"
+        raise ServingFailed(f"{what}; what served before serves on. {do}, then try again.") from error
 
 
 def _plain(record: dict[str, object]) -> dict[str, object]:
@@ -105,3 +111,16 @@ def settle_cut_off(paths: ServingPaths, uri: str) -> str:
         words += ", and MLflow names it champion"
     audit.append(paths.audit, cut.what, "failed", version=cut.version, before=served, why=words)
     return words
+
+
+def settled(paths: ServingPaths, uri: str) -> str:
+    """`settle_cut_off` for a server that is up: a registry that is away is told, and is no reason to leave it alone."""
+    try:
+        return settle_cut_off(paths, uri)
+    except Damaged:
+        raise
+    except MiraError as error:
+        return (
+            f"a promotion or rollback was cut off, and is not settled in MLflow yet: {error} What served before "
+            "serves. When MLflow answers, run `mira serve` again."
+        )

@@ -145,6 +145,11 @@ def save(path: Path, canaries: list[Canary]) -> None:
         np.savez(temporary, **arrays)  # type: ignore[arg-type]
 
 
+def of(repository: Path, model: str, version: int) -> list[Canary]:
+    """The stored canaries of a version in a model repository, as `load`."""
+    return load(repository / model / str(version) / FILE)
+
+
 def load(path: Path) -> list[Canary]:
     """Read stored canaries.
 

@@ -9,14 +9,8 @@ from pathlib import Path
 
 from components.promote import audit, canary, server, signing, transport
 from components.promote.paths import ServingPaths
-from components.promote.repository import (
-    CandidateRecord,
-    Served,
-    check_nothing_strange,
-    points_to,
-    read_served,
-    write_served,
-)
+from components.promote.repository import check_nothing_strange, points_to, read_served, write_served
+from components.promote.served import CandidateRecord, Served
 from components.promote.triton import TritonAdmin
 from mira.client.share import SUFFIX
 from mira.errors import MiraError, ServingFailed

@@ -56,7 +56,7 @@ def promote(
 
     from components.command import configure, reported
     from components.promote.step import PromoteConfig
-    from components.promote.step import promote as run
+    from components.promote.step import promote_of_run as run
     from components.promote.where import url_of
 
     with reported("promote"):

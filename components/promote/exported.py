@@ -14,7 +14,8 @@ from mira.storage import hash_file
 from mira.tasks import TASKS, Modality, Task
 
 MAIN_MODEL = "mira_net"
-MODEL_NAMES = (MAIN_MODEL, *(f"{MAIN_MODEL}_{spec.short}" for spec in TASKS.values()))
+# names under which a version's networks are served, by what training calls them
+SERVED_NAMES = {"unified": MAIN_MODEL} | {task.value: f"{MAIN_MODEL}_{spec.short}" for task, spec in TASKS.items()}
 ALTERNATIVE = "Run the export step again."
 
 
@@ -26,6 +27,7 @@ class Exported:
         name: name of the served model.
         folder: holds model.onnx and metadata.json.
         sha256: hash of model.onnx.
+        metadata_sha256: hash of metadata.json.
         modalities: what it was trained on, in the order of `Modality`.
         instruction_size: length D of its instruction.
         error_map: whether it gives the error that it expects as well.
@@ -36,6 +38,7 @@ class Exported:
     name: str
     folder: Path
     sha256: str
+    metadata_sha256: str
     modalities: list[Modality]
     instruction_size: int
     error_map: bool = False
@@ -138,10 +141,22 @@ def read_release(exported: Path, version: Path, decision: Path) -> Release:
     if not str(registered.get("version", "")).isdecimal():
         raise ServingFailed(f"{version} names no version. Run the register step again.")
     number = int(registered["version"])
-    models = [_read(exported / name, name, registered) for name in MODEL_NAMES if (exported / name).is_dir()]
-    if MAIN_MODEL not in [model.name for model in models]:
+    found = [name for name in SERVED_NAMES.values() if (exported / name).is_dir()]
+    if MAIN_MODEL not in found:
         raise ServingFailed(f"{exported} holds no exported {MAIN_MODEL}. {ALTERNATIVE}")
+    if missing := sorted(_networks_of(registered) - set(found)):
+        raise ServingFailed(
+            f"{exported} lacks {', '.join(missing)} of version {number}, whose service would end with this promotion. "
+            f"Bring it back, or: {ALTERNATIVE}"
+        )
+    models = [_read(exported / name, name, registered) for name in found]
     return Release(number, digest, models)
+
+
+def _networks_of(registered: dict[str, Any]) -> set[str]:
+    """Served names of a version's networks, without those that the gate left out."""
+    known, left_out = registered.get("networks") or {}, registered.get("left_out") or {}
+    return {SERVED_NAMES[network] for network in known if network in SERVED_NAMES and network not in left_out}
 
 
 def _read(folder: Path, name: str, registered: dict[str, Any]) -> Exported:
@@ -163,6 +178,7 @@ def _read(folder: Path, name: str, registered: dict[str, Any]) -> Exported:
         name=name,
         folder=folder,
         sha256=digest,
+        metadata_sha256=signed["metadata_sha256"],
         modalities=[modality for modality in Modality if modality in modalities],
         instruction_size=int(metadata["instruction_dim"]),
         error_map=ERROR_MAP in metadata.get("outputs", []),

@@ -19,9 +19,17 @@ class Damaged(ServingFailed):
 
 
 class Remembered(Record):
-    """Which model repository a workspace served last."""
+    """What a workspace's promotions were told, for the verbs that come later.
+
+    Attributes:
+        repository: the model repository that was served last.
+        url: HOST:PORT of a Triton that was not started here, "" for the embedded server.
+        approval: `automatic` or `manual`, as the last run that named it; "" when none did.
+    """
 
     repository: Path
+    url: str = ""
+    approval: str = ""
 
 
 class ServingPaths(Record):
@@ -102,9 +110,40 @@ class ServingPaths(Record):
         """Which repository the workspace serves, for the verbs that come later."""
         return self.state / "repository.json"
 
-    def remember(self) -> None:
-        """Note the repository in the workspace."""
-        write_json(self.remembered, Remembered(repository=self.models).model_dump(mode="json"))
+    def recall(self) -> Remembered | None:
+        """What the workspace keeps, None before the first promotion.
+
+        Raises:
+            Damaged: when the record of it cannot be read.
+        """
+        advice = "Remove it, and name the repository once: --repository DIR"
+        return recorded(self.remembered, Remembered, advice) if self.remembered.is_file() else None
+
+    def remember(self, **facts: str) -> None:
+        """Note the repository, and other facts, in the workspace; what is not given stays as it is."""
+        self._keep(repository=self.models, **facts)
+
+    def remember_approval(self, approval: str) -> None:
+        """Note how the runs of this workspace are approved; its repository stays as it is."""
+        self._keep(approval=approval)
+
+    def _keep(self, **facts: Path | str) -> None:
+        try:
+            known = self.recall()
+        except Damaged:
+            known = None
+        fresh = (known or Remembered(repository=self.models)).model_copy(update=facts)
+        write_json(self.remembered, fresh.model_dump(mode="json"))
+
+    def approval_of_runs(self) -> str:
+        """How the runs of this workspace are approved: `automatic` where none said otherwise."""
+        known = self.recall()
+        return known.approval or "automatic" if known is not None else "automatic"
+
+    def elsewhere(self) -> str:
+        """HOST:PORT of the Triton that serves this repository and was not started here, "" without one."""
+        known = self.recall()
+        return known.url if known is not None and known.repository == self.models else ""
 
 
 def recorded(path: Path, kind: type[State], advice: str) -> State:
@@ -140,9 +179,8 @@ def station(workspace: Path, repository: Path | None = None) -> ServingPaths:
         Damaged: when the record of it cannot be read.
     """
     paths = ServingPaths(workspace=workspace, repository=ROOT / "triton_repo" / "models" / workspace.resolve().name)
-    if repository is None and paths.remembered.is_file():
-        advice = "Remove it, and name the repository once: --repository DIR"
-        repository = recorded(paths.remembered, Remembered, advice).repository
+    if repository is None and (known := paths.recall()) is not None:
+        repository = known.repository
     return paths if repository is None else paths.model_copy(update={"repository": repository})
 
 

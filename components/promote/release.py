@@ -4,18 +4,11 @@ import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 
 from components.promote import canary, candidate, server, transport
 from components.promote.paths import ServingPaths
-from components.promote.repository import (
-    ReleaseRecord,
-    Served,
-    candidates,
-    points_to,
-    read_served,
-    verify,
-)
+from components.promote.repository import points_to, read_served, verify
+from components.promote.served import ReleaseRecord, Served
 from components.promote.switch import Switch, repair
 from components.promote.triton import TritonAdmin
 from mira.errors import MiraError, ServingFailed
@@ -63,12 +56,15 @@ def serve_for_change(paths: ServingPaths, port: int | None = None, threads: int 
     A version that is damaged or ill must not stand in the way of the one that is to replace it.
 
     Raises:
-        ServingFailed: when not even an empty server can be started.
+        ServingFailed: when the server that runs is of another repository, or not even an empty one can be started.
     """
     try:
         return serve(paths, port, threads)
     except ServingFailed:
-        return server.running(paths) or server.start(paths, [], port, threads)
+        state = server.running(paths)
+        if state is not None and state.repository != paths.models:
+            raise
+        return state or server.start(paths, [], port, threads)
 
 
 def repair_elsewhere(paths: ServingPaths, url: str) -> None:
@@ -117,62 +113,11 @@ def unhealthy(paths: ServingPaths, url: str, served: Served, tolerance: float = 
     for model in served.models:
         assert served.version is not None
         try:
-            questions = _canaries(paths.models, model, served.version)
+            questions = canary.of(paths.models, model, served.version)
             canary.check(questions, url, model, served.version, tolerance, 20, transport.chosen(paths))
         except (ServingFailed, OSError) as error:
             ill[model] = str(error)
     return ill
-
-
-def rehearse(
-    paths: ServingPaths, models: list[str], version: int, tolerance: float, threads: int, patience_s: float
-) -> float:
-    """Serve the staged candidates from a server of their own for a moment, and check their answers.
-
-    So a network that answers wrongly is found before any caller can get an answer of it, and one that brings a server
-    down (Triton 2.51 may crash when a model fails its warm-up) brings down this one.
-
-    Args:
-        paths: where things lie.
-        models: names of the candidates.
-        version: their version.
-        tolerance: for the canaries.
-        threads: threads of each network.
-        patience_s: longest time for the server to start and load them all.
-
-    Returns:
-        Largest difference from the expected answers, as a share of the modality's range.
-
-    Raises:
-        ServingFailed: when one does not load or answers wrongly.
-    """
-    with rehearsal(paths, models, threads, patience_s) as url:
-        return max(
-            canary.check(_canaries(candidates(paths), model, version), url, model, version, tolerance)
-            for model in models
-        )
-
-
-@contextmanager
-def rehearsal(paths: ServingPaths, models: list[str], threads: int, patience_s: float) -> Iterator[str]:
-    """A server of the staged candidates, for as long as the block lasts.
-
-    Yields:
-        Its HOST:PORT.
-
-    Raises:
-        ServingFailed: when it does not start, or a candidate does not load.
-    """
-    stage = paths.model_copy(update={"workspace": paths.state / "rehearsal", "repository": candidates(paths)})
-    server.stop(stage)
-    try:
-        state = server.start(stage, models, threads=threads, patience_s=patience_s)
-        with contextlib.closing(server.administer(stage, state.url)) as admin:
-            for model, reason in admin.failures(models).items():
-                raise ServingFailed(f"{model} did not load: {reason}")
-        yield state.url
-    finally:
-        server.stop(stage, patience_s=10)
 
 
 def switch_to(
@@ -207,11 +152,18 @@ def switch_to(
     """
     before = read_served(paths)
     models = sorted(record.artifacts)
-    after = Served(version=version, since=now(), releases={**before.releases, version: record})
+    after = Served(
+        version=version,
+        since=now(),
+        releases={**before.releases, version: record},
+        predecessors=before.before_when(version, going_back=not staged),
+    )
     switch = Switch(paths)
     attempted: list[str] = []
+    own: list[str] = []
     alias_asked = False
     try:
+        own = _loaded(admin)
         for model in models:
             if staged:
                 switch.move_in(model, version)
@@ -223,16 +175,15 @@ def switch_to(
         attempted = models
         admin.load(models)
         for model in models:
-            questions = _canaries(paths.models, model, version)
+            questions = canary.of(paths.models, model, version)
             canary.check(questions, admin.url, model, version, tolerance, transport=transport.chosen(paths))
         switch.record(after)
     except BaseException as error:
-        if embedded:
-            server.end_hanging_loads(paths, attempted, version)
-        switch.undo()
-        _return_to(admin, paths, before, attempted, error, embedded)
-        if alias_asked:
-            _put_alias_back(move_alias, before, error)
+        with _alias_goes_back(move_alias, before, error) if alias_asked else contextlib.nullcontext():
+            if embedded:
+                server.end_hanging_loads(paths, attempted, version)
+            switch.undo()
+            _return_to(admin, paths, before, attempted, own, error, embedded)
         raise
     switch.finish()
     with contextlib.suppress(ServingFailed):  # a model that no longer belongs to the release answers a little longer
@@ -241,14 +192,31 @@ def switch_to(
     return after
 
 
-def _put_alias_back(move_alias: Callable[[int | None], None], before: Served, cause: BaseException) -> None:
+def _loaded(admin: TritonAdmin) -> list[str]:
+    """Models that the server has loaded; none of a server that does not answer."""
     try:
-        move_alias(before.version)
-    except ServingFailed as error:
-        raise ServingFailed(
-            f"{cause} Version {before.version} serves. Whether MLflow's champion is that version again is not known: "
-            f"`mira status` says it when MLflow answers, and `mira rollback --to {before.version}` settles it."
-        ) from error
+        return sorted(admin.index())
+    except ServingFailed:
+        return []
+
+
+@contextmanager
+def _alias_goes_back(move_alias: Callable[[int | None], None], before: Served, cause: BaseException) -> Iterator[None]:
+    """Move the alias back after the block, which brings the server back, even where it cannot."""
+    worst, serves = cause, f" Version {before.version} serves."
+    try:
+        yield
+    except BaseException as error:
+        worst, serves = error, ""
+        raise
+    finally:
+        try:
+            move_alias(before.version)
+        except ServingFailed as error:
+            raise ServingFailed(
+                f"{worst}{serves} Whether MLflow's champion is version {before.version} again is not known: "
+                f"`mira status` says it when MLflow answers, and `mira rollback --to {before.version}` settles it."
+            ) from error
 
 
 def _return_to(
@@ -256,16 +224,21 @@ def _return_to(
     paths: ServingPaths,
     before: Served,
     attempted: list[str],
+    own: list[str],
     cause: BaseException,
     embedded: bool,
 ) -> None:
-    """Load again what served before, and prove it; the embedded server is started anew if it must be."""
+    """Load again what served before, and prove it; the embedded server is started anew if it must be.
+
+    What a Triton elsewhere had loaded (`own`) stays: it may serve another repository than the one that was named.
+    """
     try:
         try:
             if admin.settle(attempted, patience_s=0):
                 raise ServingFailed("a load hangs")
             admin.load([model for model in attempted if model in before.models])
-            admin.unload([model for model in attempted if model not in before.models])
+            kept = before.models if embedded else {*before.models, *own}
+            admin.unload([model for model in attempted if model not in kept])
         except ServingFailed:
             if not embedded:
                 raise
@@ -276,9 +249,7 @@ def _return_to(
     except MiraError as error:
         raise ServingFailed(
             f"{cause}. And the version that served before, {before.version}, could not be brought back: {error}. "
-            "On disk everything is as it was: run `mira serve`, it starts with that version."
+            "On disk everything is as it was: "
+            + ("run `mira serve`, it starts" if embedded else f"`mira rollback --to {before.version}` tries again")
+            + " with that version."
         ) from error
-
-
-def _canaries(repository: Path, model: str, version: int) -> list[canary.Canary]:
-    return canary.load(repository / model / str(version) / canary.FILE)

@@ -22,72 +22,18 @@ from dataclasses import replace
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 
-from pydantic import Field
-
 from components.promote import canary, config_files, signing
 from components.promote.exported import Exported
 from components.promote.paths import ROOT, SERVED_FILE, ServingPaths, recorded
-from mira.cases import Record
+from components.promote.served import CandidateRecord as CandidateRecord
+from components.promote.served import ReleaseRecord as ReleaseRecord
+from components.promote.served import Served
 from mira.errors import ServingFailed
 from mira.storage import hash_file, write_json
 
 CANDIDATES = ".candidates"
 OWN_CODE = ROOT / "triton_repo" / "templates" / "mira_net" / "model.py"
 CONFIGURATION = ("config.pbtxt", "configs", "warmup")
-
-
-class ReleaseRecord(Record):
-    """A release that was promoted: its networks' hashes, and who decided what when."""
-
-    artifacts: dict[str, str]
-    decision_sha256: str
-    promoted: str
-    by: str
-
-
-class CandidateRecord(Record):
-    """A release that restores a share of the series beside the one that serves.
-
-    Attributes:
-        version: its number.
-        share: part of the series that it restores.
-        since: since when, UTC.
-        artifacts: hash of each network, by the name under which it is served.
-        files: exported networks, version and decision, from which it can be promoted.
-    """
-
-    version: int
-    share: float
-    since: str
-    artifacts: dict[str, str]
-    files: tuple[str, Path, Path]
-
-
-class Served(Record):
-    """What the repository serves.
-
-    Attributes:
-        version: the release that serves, None before the first promotion.
-        since: when it began to serve, UTC.
-        releases: every release on disk, by version.
-        candidate: the release that has a share of the series, None without one; a promotion or rollback ends it.
-    """
-
-    version: int | None = None
-    since: str = ""
-    releases: dict[int, ReleaseRecord] = Field(default_factory=dict)
-    candidate: CandidateRecord | None = None
-
-    @property
-    def models(self) -> list[str]:
-        """Names of the models that serve."""
-        return sorted(self.releases[self.version].artifacts) if self.version is not None else []
-
-    @property
-    def previous(self) -> int | None:
-        """The release before the one that serves, None when there is none."""
-        older = [version for version in self.releases if self.version is not None and version < self.version]
-        return max(older, default=None)
 
 
 def read_served(paths: ServingPaths) -> Served:
@@ -173,6 +119,11 @@ def stage(
         replace(model, folder=inside).file_of(*engine)
     if hash_file(inside / "model.onnx") != model.sha256:
         raise ServingFailed(f"{model.name}: the copy of model.onnx differs from the exported file. Check the disk.")
+    signed = signing.load_signer().check(inside / signing.SIGNATURE)["metadata_sha256"]
+    if {signed, hash_file(inside / "metadata.json")} != {model.metadata_sha256}:
+        raise ServingFailed(
+            f"{model.name}: metadata.json or its signature was exchanged while it was copied. Find out by whom."
+        )
     questions = canary.make(inside / "model.onnx", model.modalities, model.instruction_size)
     canary.save(
         inside / canary.FILE,
@@ -232,11 +183,21 @@ def remove_candidates(paths: ServingPaths) -> None:
 
 
 def points_to(paths: ServingPaths, model: str, version: int) -> bool:
-    """Whether a model's configurations are those of one of its versions."""
+    """Whether a model's configurations and warm-up data are those of one of its versions, file by file."""
     folder = paths.models / model
-    files = (config_files.CONFIG, config_files.CPU_CONFIG)
-    pairs = [(folder / file, folder / str(version) / "release" / file) for file in files]
-    return all(one.is_file() and other.is_file() and hash_file(one) == hash_file(other) for one, other in pairs)
+    sealed = _configuration(folder / str(version) / "release")
+    return bool(sealed) and _configuration(folder) == sealed
+
+
+def _configuration(folder: Path) -> dict[str, str]:
+    """Hash of each file of the configuration in a folder, "" for what is no plain file."""
+    tops = [folder / part for part in CONFIGURATION]
+    files = [path for top in tops for path in (top, *(() if top.is_symlink() else top.rglob("*")))]
+    return {
+        path.relative_to(folder).as_posix(): hash_file(path) if path.is_file() and not path.is_symlink() else ""
+        for path in files
+        if path.is_symlink() or path.exists()
+    }
 
 
 def verify(paths: ServingPaths, served: Served, version: int) -> None:

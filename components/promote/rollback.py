@@ -3,10 +3,10 @@
 import contextlib
 import time
 
-from components.promote import account, registry, release, repository, server, share
+from components.promote import account, registry, release, repository, server, share, switch, where
 from components.promote.paths import ServingPaths
 from mira.cases import Record
-from mira.errors import ConfigurationError
+from mira.errors import ConfigurationError, ServingFailed
 
 
 class RollbackSummary(Record):
@@ -19,7 +19,12 @@ class RollbackSummary(Record):
 
 
 def rollback(
-    paths: ServingPaths, to: int | None = None, tracking_uri: str = "", why: str = "", tolerance: float = 1e-3
+    paths: ServingPaths,
+    to: int | None = None,
+    tracking_uri: str = "",
+    why: str = "",
+    tolerance: float = 1e-3,
+    url: str | None = None,
 ) -> RollbackSummary:
     """Serve an older release (or any other that was promoted); what serves now stays on disk.
 
@@ -27,17 +32,19 @@ def rollback(
 
     Args:
         paths: where things lie.
-        to: version; the one before by default.
+        to: version; what served before by default.
         tracking_uri: MLflow with the champion alias, as in the promote step.
         why: reason, for the audit trail.
         tolerance: for the canaries, as a share of the modality's range.
+        url: HOST:PORT of a Triton that serves the repository, `embedded` for the one that is started here; by default
+            where the last promotion went.
 
     Raises:
         ConfigurationError: when there is no such version.
         ServingFailed: when it does not serve; what served before serves on.
     """
     begin = time.monotonic()
-    uri = registry.tracking_uri(paths, tracking_uri)
+    uri, elsewhere = registry.tracking_uri(paths, tracking_uri), where.chosen(paths, url)
     with (
         account.audited(paths, "rollback", "", why=why, version=to) as record,
         repository.locked(paths),
@@ -63,8 +70,12 @@ def rollback(
             raise ConfigurationError(f"{wanted}. Versions on disk: {known}. Choose one: mira rollback --to VERSION")
         chosen = served.releases[target]
         record.update(version=target, decision_sha256=chosen.decision_sha256, artifacts=chosen.artifacts)
+        switch.remove_half_copied(paths)
         repository.verify(paths, served, target)
-        url = release.serve_for_change(paths).url
+        if elsewhere:
+            _check_live(paths, elsewhere)
+            release.repair_elsewhere(paths, elsewhere)
+        url = elsewhere or release.serve_for_change(paths).url
         admin = server.administer(paths, url)
         with contextlib.closing(admin):
             release.switch_to(
@@ -75,6 +86,16 @@ def rollback(
                 lambda number: registry.move_champion(uri, number),
                 tolerance,
                 staged=False,
-                embedded=True,
+                embedded=not elsewhere,
             )
+    where.remember(paths, elsewhere)
     return RollbackSummary(version=target, before=served.version, url=url, seconds=round(time.monotonic() - begin, 2))
+
+
+def _check_live(paths: ServingPaths, url: str) -> None:
+    with contextlib.closing(server.administer(paths, url)) as admin:
+        if not admin.live():
+            raise ServingFailed(
+                f"No Triton answers at {url}, so nothing was changed. Bring "
+                "it up, or serve from here: mira rollback --url embedded"
+            )

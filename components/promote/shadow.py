@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from components.promote import release, repository, server
+from components.promote import rehearsal, repository, server, transport
 from components.promote.choice import keep_what_serves
 from components.promote.exported import MAIN_MODEL, read_release
 from components.promote.paths import known_station
 from components.promote.step import PromoteConfig
 from mira.cases import CaseRecord, Record, iterate_cases, read_volume
-from mira.client import RestorationClient, Restored
+from mira.client import RestorationClient, Restored, Tls
 from mira.errors import ConfigurationError, DataRejected, ServingFailed
 from mira.progress import track
 from mira.storage import write_json
@@ -89,7 +89,8 @@ def shadow(
         raise DataRejected(f"{cases} holds no usable case. Give the folder that ingest wrote.")
     wanted = read_release(*files)
     state = server.running(config)
-    if state is None or repository.read_served(config).version is None:
+    address = config.elsewhere() or (state.url if state else "")
+    if not address or repository.read_served(config).version is None:
         raise ServingFailed("Nothing serves that a candidate could be compared with: mira serve")
     config, fell_back = keep_what_serves(config, wanted)  # as the promotion would
     apart = config.model_copy(
@@ -102,9 +103,9 @@ def shadow(
             for model in wanted.models:
                 repository.stage(apart, model, wanted.version, config.backend_parameters())
             with (
-                release.rehearsal(apart, names, config.threads, 30 + config.load_timeout_s) as url,
-                contextlib.closing(RestorationClient(state.url, MAIN_MODEL)) as served,
-                contextlib.closing(RestorationClient(url, MAIN_MODEL)) as candidate,
+                rehearsal.rehearsal(apart, names, config.threads, 30 + config.load_timeout_s) as url,
+                contextlib.closing(RestorationClient(address, MAIN_MODEL, tls=_trusted(config))) as served,
+                contextlib.closing(RestorationClient(url, MAIN_MODEL, tls=Tls())) as candidate,  # never has TLS
             ):
                 for folder, record in track(known, "shadow", unit="case"):
                     if time.monotonic() - begin > 60 * minutes:
@@ -121,6 +122,13 @@ def shadow(
     )
     write_json(out / "shadow.json", report.model_dump(mode="json"))
     return report
+
+
+def _trusted(config: PromoteConfig) -> Tls:
+    """Certificates of the connection to what serves, as it was started; elsewhere those of the environment, too."""
+    known = transport.chosen(config)
+    own = Tls(known.authority or known.certificate, known.client_certificate, known.client_key)
+    return own.over(Tls.from_environment()) if config.elsewhere() else own
 
 
 def _compare(

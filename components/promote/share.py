@@ -11,13 +11,31 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from components.promote import account, canary, candidate, registry, release, repository, server, transport
+from components.promote import (
+    account,
+    canary,
+    candidate,
+    registry,
+    rehearsal,
+    release,
+    repository,
+    server,
+    transport,
+    where,
+)
 from components.promote.choice import keep_what_serves
 from components.promote.exported import Release, read_release
 from components.promote.paths import ServingPaths
 from components.promote.remote import local_copy
-from components.promote.repository import CandidateRecord
-from components.promote.step import PromoteConfig, PromoteSummary, check_approval, promote_release
+from components.promote.served import CandidateRecord
+from components.promote.step import (
+    PromoteConfig,
+    PromoteSummary,
+    against_policy,
+    check_approval,
+    check_number,
+    promote_release,
+)
 from mira.cases import Record
 from mira.client.share import PARAMETER, candidate_of
 from mira.errors import ConfigurationError, ServingFailed
@@ -55,12 +73,14 @@ def start(exported: Path | str, version: Path, decision: Path, share: float, con
         raise ConfigurationError("A share lies above 0 and at most at 0.5. To serve every series: mira promote")
     if config.url:
         raise ConfigurationError("A share is for the server that `mira serve` started; leave the address out.")
+    where.check_here(config, "A share")
     uri = registry.tracking_uri(config, config.tracking_uri)
     with account.disk_has_room(config), account.refusals_recorded(config, "canary-start", config.by):
         folder = local_copy(config, exported, uri).resolve()
         wanted = read_release(folder, version, decision)
     facts = {"version": wanted.version, "decision_sha256": wanted.decision_sha256, "artifacts": wanted.artifacts}
-    why = f"{share:.0%} of the series" + (f": {config.why}" if config.why else "")
+    given = " ".join(filter(None, (config.why, against_policy(config))))
+    why = f"{share:.0%} of the series" + (f": {given}" if given else "")
     with (
         account.audited(config, "canary-start", config.by, why=why, **facts) as record,
         repository.locked(config),
@@ -68,6 +88,7 @@ def start(exported: Path | str, version: Path, decision: Path, share: float, con
     ):
         check_approval(config, wanted)
         served = repository.read_served(config)
+        check_number(config, served, wanted)
         if served.version is None or served.version == wanted.version:
             raise ServingFailed(
                 f"Version {wanted.version} serves already."
@@ -84,7 +105,7 @@ def start(exported: Path | str, version: Path, decision: Path, share: float, con
         try:
             names = _stage(config, wanted, share)
             patience = 30 + config.load_timeout_s
-            release.rehearse(config, names, wanted.version, config.canary_tolerance, config.threads, patience)
+            rehearsal.rehearse(config, names, wanted.version, config.canary_tolerance, config.threads, patience)
             beside = CandidateRecord(
                 version=wanted.version,
                 share=share,

@@ -8,7 +8,7 @@ from typing import Any
 from components.promote import share
 from components.promote.paths import known_station
 from components.promote.step import PromoteConfig
-from components.promote.verbs import WORKSPACE, add_choice, add_tracking, chosen, existing
+from components.promote.verbs import WORKSPACE, add_approval, add_choice, add_tracking, chosen, existing
 
 EXAMPLE = """examples:
   mira canary start EXPORTED --version version.json --decision decision.json --share 0.1 --workspace runs/site
@@ -36,9 +36,7 @@ def add_canary(subparsers: Any) -> None:
     add_choice(begin)
     finish = what.add_parser("finish", help="promote it, with the engine and precision of its share")
     for command in (begin, finish):
-        command.add_argument(
-            "--approval", choices=["automatic", "manual"], default="automatic", help="manual: needs `approve`"
-        )
+        add_approval(command)
     for command in (begin, finish, what.add_parser("stop", help="back to the version that serves")):
         command.add_argument("--workspace", type=Path, default=WORKSPACE, metavar="DIR", help="runs and state")
         command.add_argument("--repository", type=Path, metavar="DIR", help="Triton model repository")
@@ -54,7 +52,7 @@ def _run(arguments: argparse.Namespace) -> int:
         workspace=paths.workspace,
         repository=paths.repository,
         tracking_uri=arguments.tracking_uri,
-        approval=getattr(arguments, "approval", "automatic"),
+        approval=getattr(arguments, "approval", None) or paths.approval_of_runs(),
         why=arguments.why,
     )
     if arguments.what == "finish":

@@ -14,10 +14,11 @@ class Status(Record):
     """The serving station.
 
     Attributes:
-        running: whether the embedded server runs.
+        running: whether the server answers: the embedded one, or the Triton elsewhere that the last promotion went to.
+        elsewhere: whether it is one that was not started here.
         supervised: whether a supervisor looks after it.
-        url: HOST:PORT of it, "" when it does not run.
-        started: when it was started, UTC.
+        url: HOST:PORT of it, "" when the embedded one does not run.
+        started: when it was started, UTC; "" elsewhere.
         version: release that is recorded as served.
         since: when it began to serve, UTC.
         models: version of each model that the server has loaded.
@@ -40,6 +41,7 @@ class Status(Record):
     """
 
     running: bool
+    elsewhere: bool
     supervised: bool
     url: str
     started: str
@@ -68,18 +70,21 @@ def read(paths: ServingPaths, tracking_uri: str = "") -> Status:
     """Ask everyone involved; nothing is changed."""
     begun = _changing(paths, audit.read(paths.audit))
     served = read_served(paths)
-    state = server.running(paths)
+    here, elsewhere = server.running(paths), paths.elsewhere()
+    url = elsewhere or (here.url if here else "")
     models: dict[str, list[int]] = {}
     engines: dict[str, str] = {}
     ill: dict[str, str] = {}
     ill_candidate: dict[str, str] = {}
-    if state is not None:
-        with contextlib.closing(server.administer(paths, state.url)) as admin:
+    running = bool(url)
+    if running:
+        with contextlib.closing(server.administer(paths, url)) as admin:
             try:
+                running = not elsewhere or admin.live()
                 models = admin.index()
                 engines = {model: admin.engine(model) for model in models}
-                ill = release.unhealthy(paths, state.url, served)
-                ill_candidate = candidate.ill(paths, state.url, served)
+                ill = release.unhealthy(paths, url, served)
+                ill_candidate = candidate.ill(paths, url, served)
             except ServingFailed as error:
                 ill = dict.fromkeys(served.models or ["server"], str(error))
     uri, champion, registry_error = registry.tracking_uri(paths, tracking_uri), None, ""
@@ -101,14 +106,17 @@ def read(paths: ServingPaths, tracking_uri: str = "") -> Status:
     disagreements += [
         f"{name} is loaded, but has no share on record: mira serve --stop, then mira serve" for name in strange
     ]
-    if state is not None and served.version is not None:
+    if elsewhere and here:
+        disagreements.append(f"A server of this workspace runs at {here.url} as well: mira serve --stop")
+    if running and served.version is not None:
         wrong = [model for model in served.models if models.get(model) != [served.version]]
         disagreements += [
             f"{model}: the server has version {models.get(model, 'none')}, not {served.version}" for model in wrong
         ]
     if served.version is not None:
         disagreements += [
-            f"{model}: the configuration on disk is not that of version {served.version}; `mira serve` puts it right."
+            f"{model}: the configuration on disk is not that of version {served.version}; "
+            f"{'the next promotion or rollback' if elsewhere else '`mira serve`'} puts it right."
             for model in served.models
             if not points_to(paths, model, served.version)
         ]
@@ -119,15 +127,16 @@ def read(paths: ServingPaths, tracking_uri: str = "") -> Status:
     if fault:
         disagreements.append(f"audit trail: {fault}")
     return Status(
-        running=state is not None,
-        supervised=supervisor.running(paths) is not None,
-        url=state.url if state else "",
-        started=state.started if state else "",
+        running=running,
+        elsewhere=bool(elsewhere),
+        supervised=not elsewhere and supervisor.running(paths) is not None,
+        url=url,
+        started=here.started if here and not elsewhere else "",
         version=served.version,
         since=served.since,
         models=models,
         engines=engines,
-        answers=state is not None and served.version is not None and not ill,
+        answers=running and served.version is not None and not ill,
         decision_sha256=record.decision_sha256 if record else "",
         promoted_by=record.by if record else "",
         releases=sorted(served.releases),
@@ -155,13 +164,17 @@ def _changing(paths: ServingPaths, records: list[audit.AuditRecord]) -> str:
     return f"{last.what}{f' of version {last.version}' if last.version is not None else ''}, begun {last.time}"
 
 
+def _server(status: Status) -> str:
+    if status.elsewhere:
+        return f"server       {status.url}, not started here, {'answers' if status.running else 'does NOT answer'}"
+    if not status.running:
+        return "server       not running (mira serve)"
+    return f"server       {status.url}, up since {status.started}, {'' if status.supervised else 'not '}supervised"
+
+
 def describe(status: Status) -> str:
     """The status in words for a terminal."""
-    lines = [
-        f"server       {status.url}, up since {status.started}, {'' if status.supervised else 'not '}supervised"
-        if status.running
-        else "server       not running (mira serve)"
-    ]
+    lines = [_server(status)]
     if status.version is None:
         lines.append("serves       nothing: no version was promoted yet")
     else:

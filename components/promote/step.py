@@ -9,12 +9,12 @@ from pathlib import Path
 
 from pydantic import Field
 
-from components.promote import account, audit, registry, release, repository, server
+from components.promote import account, audit, registry, rehearsal, release, repository, server, where
 from components.promote.choice import keep_what_serves
 from components.promote.exported import Release, read_release
 from components.promote.paths import ServingPaths
 from components.promote.remote import local_copy
-from components.promote.repository import ReleaseRecord
+from components.promote.served import ReleaseRecord, Served
 from components.promote.triton import TritonAdmin
 from mira.cases import Record
 from mira.errors import GateFailed, ServingFailed
@@ -117,6 +117,14 @@ def promote(exported: Path | str, version: Path, decision: Path, out: Path, conf
     return promote_release(wanted, out, config)
 
 
+def promote_of_run(exported: Path, version: Path, decision: Path, out: Path, config: PromoteConfig) -> PromoteSummary:
+    """`promote` for a run: the kind of approval that its parameters name is what the verbs take from then on."""
+    if "approval" in config.model_fields_set:
+        with account.disk_has_room(config):
+            config.remember_approval(config.approval)
+    return promote(exported, version, decision, out, config)
+
+
 def promote_release(wanted: Release, out: Path, config: PromoteConfig) -> PromoteSummary:
     """Promote a release that was read and checked.
 
@@ -131,21 +139,25 @@ def promote_release(wanted: Release, out: Path, config: PromoteConfig) -> Promot
     """
     begin = time.monotonic()
     uri = registry.tracking_uri(config, config.tracking_uri)
-    with account.disk_has_room(config):
-        config.remember()
+    if not config.remembered.is_file():  # a refusal tells a person to promote again, who need not name it then
+        with account.disk_has_room(config):
+            config.remember()
+    why = " ".join(filter(None, (config.why, against_policy(config))))
     facts = {"version": wanted.version, "decision_sha256": wanted.decision_sha256, "artifacts": wanted.artifacts}
     with (
-        account.audited(config, "promote", config.by, why=config.why, **facts) as record,
+        account.audited(config, "promote", config.by, why=why, **facts) as record,
         repository.locked(config),
         account.disk_has_room(config),
     ):
         check_approval(config, wanted)
-        before = repository.read_served(config).version
+        served = repository.read_served(config)
+        before = served.version
+        check_number(config, served, wanted)
         if config.url:
             release.repair_elsewhere(config, config.url)
         url = config.url or release.serve_for_change(config, config.port, config.threads).url
         config, fell_back = keep_what_serves(config, wanted)
-        record["why"] = " ".join(filter(None, (config.why, fell_back)))
+        record["why"] = " ".join(filter(None, (why, fell_back)))
         difference = None
         changed = not _serves_already(config, wanted, url)
         if changed:
@@ -156,6 +168,7 @@ def promote_release(wanted: Release, out: Path, config: PromoteConfig) -> Promot
             registry.move_champion(uri, wanted.version)
         else:
             record["outcome"] = "unchanged"
+    where.remember(config, config.url)
     summary = PromoteSummary(
         version=wanted.version,
         before=before,
@@ -198,6 +211,32 @@ def check_approval(config: PromoteConfig, wanted: Release) -> None:
         )
 
 
+def against_policy(config: PromoteConfig) -> str:
+    """What the audit trail must say of a promotion without the approval that the workspace's runs ask for."""
+    if config.approval == "automatic" and config.approval_of_runs() == "manual":
+        return "(approval automatic, though this workspace's runs ask for a person's)"
+    return ""
+
+
+def check_number(paths: ServingPaths, served: Served, wanted: Release) -> None:
+    """Require that a number on record is that of the same networks: another release under it would destroy the first.
+
+    Raises:
+        ServingFailed: naming what differs.
+    """
+    known = served.releases.get(wanted.version)
+    if known is None or known.artifacts == wanted.artifacts:
+        return
+    names = {*known.artifacts, *wanted.artifacts}
+    other = sorted(name for name in names if known.artifacts.get(name) != wanted.artifacts.get(name))
+    raise ServingFailed(
+        f"Version {wanted.version} on record in {paths.models} has another {', '.join(other)} than this export: it was "
+        f"promoted {known.promoted} by {known.by}, and is kept. Register the networks anew, which gives them a number "
+        "of their own, and export them. After a registry that was begun anew: stop the server (mira serve --stop), and "
+        "begin with an empty model repository (--repository DIR), or move the old one away. Nothing was changed."
+    )
+
+
 def _serves_already(config: PromoteConfig, wanted: Release, url: str) -> bool:
     """Whether exactly this release serves, from exactly these files, and answers its canaries.
 
@@ -225,7 +264,7 @@ def _replace(admin: TritonAdmin, config: PromoteConfig, wanted: Release, uri: st
         names = [model.name for model in wanted.models]
         difference = None
         if not config.url:  # another machine's Triton may have engines that this one lacks
-            difference = release.rehearse(
+            difference = rehearsal.rehearse(
                 config, names, wanted.version, config.canary_tolerance, config.threads, 30 + config.load_timeout_s
             )
         record = ReleaseRecord(

@@ -167,8 +167,8 @@ class Supervisor:
         try:
             release.serve(self.paths)
             uri = registry.tracking_uri(self.paths)
-            if uri != registry.OFF and (settled := account.settle_cut_off(self.paths, uri)):
-                LOG.info("%s", settled)
+            if uri != registry.OFF and (words := account.settled(self.paths, uri)):
+                LOG.info("%s", words)
         except (MiraError, OSError) as error:
             self.counters.failed_recoveries += 1
             text = str(error) if isinstance(error, MiraError) else f"{type(error).__name__}: {error.strerror}"

@@ -6,15 +6,8 @@ import shutil
 from pathlib import Path
 
 from components.promote.paths import ServingPaths
-from components.promote.repository import (
-    CONFIGURATION,
-    Served,
-    candidates,
-    points_to,
-    remove_candidates,
-    verify,
-    write_served,
-)
+from components.promote.repository import CONFIGURATION, candidates, points_to, remove_candidates, verify, write_served
+from components.promote.served import Served
 from mira.storage import hash_file
 
 
@@ -48,13 +41,12 @@ class Switch:
         release = folder / str(version) / "release"
         for part in CONFIGURATION:
             target = folder / part
-            fresh = folder / f".new-{part}"
-            shutil.rmtree(fresh, ignore_errors=True)
+            fresh = self._aside / f"new-{model}-{part}"  # what is not copied to its end goes with what was set aside
             if (release / part).is_dir():
                 shutil.copytree(release / part, fresh)
             else:
                 shutil.copyfile(release / part, fresh)
-            if target.exists():
+            if target.exists() or target.is_symlink():
                 self._set_aside(target)
             os.rename(fresh, target)
             self._made.append(target)
@@ -102,6 +94,7 @@ def repair(paths: ServingPaths, served: Served) -> None:
         ServingFailed: when a served network is missing or is not the one that was promoted.
     """
     remove_candidates(paths)
+    remove_half_copied(paths)
     for leftover in paths.models.glob(".undo-*"):
         _put_back(paths, leftover, served)
     if served.version is None:
@@ -113,8 +106,18 @@ def repair(paths: ServingPaths, served: Served) -> None:
                 shutil.rmtree(folder)  # of a promotion that was cut off
         if not points_to(paths, model, served.version):
             switch = Switch(paths)
-            switch.point(model, served.version)
+            try:
+                switch.point(model, served.version)
+            except BaseException:
+                switch.undo()
+                raise
             switch.finish()
+
+
+def remove_half_copied(paths: ServingPaths) -> None:
+    """Remove configurations that were cut off while they were copied into a model's folder, as was done before."""
+    for path in paths.models.glob("*/.new-*"):
+        _remove(path)
 
 
 def _put_back(paths: ServingPaths, leftover: Path, served: Served) -> None:
@@ -140,7 +143,7 @@ def _put_back(paths: ServingPaths, leftover: Path, served: Served) -> None:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

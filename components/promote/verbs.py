@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from components.promote import audit, registry, rollback, server, status, supervisor
-from components.promote.account import audited, settle_cut_off
+from components.promote import audit, registry, rollback, server, status, supervisor, where
+from components.promote.account import audited, settled
 from components.promote.paths import ServingPaths, known_station, station
 from components.promote.release import serve
 from components.promote.repository import locked, read_served
@@ -82,10 +82,8 @@ def add_promote(subparsers: Any) -> None:
     )
     parser.add_argument("--version", type=Path, required=True, metavar="FILE", help="version.json of the register step")
     parser.add_argument("--decision", type=Path, required=True, metavar="FILE", help="decision.json of the gate step")
-    parser.add_argument(
-        "--approval", choices=["automatic", "manual"], default="automatic", help="manual: needs `approve`"
-    )
-    parser.add_argument("--url", default="", metavar="HOST:PORT", help="a Triton that serves the repository already")
+    add_approval(parser)
+    add_url(parser)
     parser.add_argument(
         "--load-timeout", type=float, default=120.0, metavar="SECONDS", help="longest time for one network to load"
     )
@@ -104,7 +102,8 @@ def add_rollback(subparsers: Any) -> None:
         "Switch back to a version that was promoted before and is still on disk; proved by canaries like a promotion.",
         "mira rollback --to 3 --why 'streaks in thin slices'",
     )
-    parser.add_argument("--to", type=int, metavar="VERSION", help="version to serve (default: the one before)")
+    parser.add_argument("--to", type=int, metavar="VERSION", help="version to serve (default: what served before)")
+    add_url(parser)
     parser.add_argument("--why", default="", metavar="TEXT", help="reason, for the audit trail")
     add_tracking(parser)
     parser.set_defaults(run=_rollback)
@@ -149,6 +148,18 @@ def add_tracking(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tracking-uri", default="", metavar="URI", help=text)
 
 
+def add_url(parser: argparse.ArgumentParser) -> None:
+    """Add the option that names the server."""
+    text = "a Triton that serves the repository already, or `embedded` (default: where the last promotion went)"
+    parser.add_argument("--url", metavar="HOST:PORT", help=text)
+
+
+def add_approval(parser: argparse.ArgumentParser) -> None:
+    """Add the option that asks for a person's approval."""
+    text = "manual: needs `approve` (default: as the runs of this workspace)"
+    parser.add_argument("--approval", choices=["automatic", "manual"], help=text)
+
+
 def add_choice(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose engine, precision and GPU file; what is not given stays as it serves."""
     known = "if the new version stood the export's test in it, otherwise f32"
@@ -184,6 +195,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         _say("stopped" if stopped else "no server of this workspace was running")
         return 0
     paths = _paths(arguments)
+    where.check_here(paths, "This")
     with audited(paths, "serve", "") as record, locked(paths):
         known = server.running(paths)
         wanted = {name.replace("-", "_"): getattr(arguments, f"tls_{name.replace('-', '_')}") for name in TLS_OPTIONS}
@@ -192,7 +204,7 @@ def _serve(arguments: argparse.Namespace) -> int:
                 raise ConfigurationError("The server runs. Stop it first: mira serve --stop")
             remember(paths, Transport(**wanted))
         state = serve(paths, arguments.port)
-        cut_off = settle_cut_off(paths, registry.tracking_uri(paths, arguments.tracking_uri))
+        cut_off = settled(paths, registry.tracking_uri(paths, arguments.tracking_uri))
         record["why"] = cut_off
         served = read_served(paths)
         record["version"] = served.version
@@ -220,13 +232,14 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _promote(arguments: argparse.Namespace) -> int:
+    paths = _paths(arguments)
     config = PromoteConfig(
         **chosen(arguments),
-        workspace=arguments.workspace,
-        repository=_paths(arguments).repository,
+        workspace=paths.workspace,
+        repository=paths.repository,
         tracking_uri=arguments.tracking_uri,
-        url=arguments.url,
-        approval=arguments.approval,
+        url=where.chosen(paths, arguments.url),
+        approval=arguments.approval or paths.approval_of_runs(),
         load_timeout_s=arguments.load_timeout,
         why=arguments.why,
     )
@@ -241,7 +254,7 @@ def _promote(arguments: argparse.Namespace) -> int:
 
 def _rollback(arguments: argparse.Namespace) -> int:
     paths = known_station(arguments.workspace, arguments.repository)
-    summary = rollback.rollback(paths, arguments.to, arguments.tracking_uri, arguments.why)
+    summary = rollback.rollback(paths, arguments.to, arguments.tracking_uri, arguments.why, url=arguments.url)
     _say(f"version {summary.version} serves instead of {summary.before} at {summary.url} ({summary.seconds:.1f} s)")
     return 0
 

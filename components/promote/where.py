@@ -1,4 +1,8 @@
-"""Which Triton a run of the pipeline promotes to: asked for before the hours of training, not after them."""
+"""Which Triton a promotion or rollback is for: one that runs elsewhere, or the embedded one.
+
+A run of the pipeline asks for it before the hours of training, not after them. The verbs go on with that of the last
+promotion that succeeded, which the workspace remembers.
+"""
 
 import contextlib
 import os
@@ -44,3 +48,37 @@ def check(paths: ServingPaths, triton_url: str) -> None:
 def url_of(triton_url: str) -> str:
     """`url` of the promote step's parameters."""
     return "" if triton_url == EMBEDDED else triton_url
+
+
+def chosen(paths: ServingPaths, given: str | None) -> str:
+    """`url` of what a verb was given: a Triton elsewhere, `embedded`, or None for where the last promotion went."""
+    return paths.elsewhere() if given is None else url_of(given)
+
+
+def remember(paths: ServingPaths, url: str) -> None:
+    """Keep for later verbs where a promotion or rollback that succeeded went; the embedded one's address is no other.
+
+    Raises:
+        ServingFailed: when it cannot be written; the change is done all the same.
+    """
+    state = server.running(paths)
+    try:
+        paths.remember(url="" if state is not None and state.url == url else url)
+    except OSError as error:
+        raise ServingFailed(
+            f"It was done, but {paths.remembered} cannot be written ({error.strerror}): until the next promotion, name "
+            "the repository and the server by --repository and --url."
+        ) from error
+
+
+def check_here(paths: ServingPaths, what: str) -> None:
+    """Check that what serves is served from here.
+
+    Raises:
+        ConfigurationError: when the last promotion went to a Triton elsewhere.
+    """
+    if url := paths.elsewhere():
+        raise ConfigurationError(
+            f"{what} is for the server that `mira serve` starts, but this workspace was promoted to that at {url}. "
+            "See it with: mira status. To serve from here: mira promote ... --url embedded"
+        )

@@ -1,6 +1,7 @@
 """Promotion without a server: what is checked first, switching and undoing on disk, the registry."""
 
 import json
+import shutil
 import subprocess
 
 import pytest
@@ -70,6 +71,20 @@ def test_networks_that_are_not_the_versions_are_refused(tmp_path, spoil):
     else:
         network.with_name("metadata.json").unlink()
     with pytest.raises(ServingFailed, match=r"[Ee]xport"):
+        read_release(exported, version, decision)
+
+
+def test_a_network_that_the_version_has_and_the_export_lacks_stops_the_promotion(tmp_path):
+    exported, version, decision = make_release(tmp_path, 1, models=("mira_net", "mira_net_ct"))
+    document = json.loads((version / "version.json").read_text())
+    networks = {"unified": {}, "ct-denoising": {}, "pet-synthesis": {}}
+    write_json(version / "version.json", document | {"networks": networks})
+    with pytest.raises(ServingFailed, match=r"lacks mira_net_pet of version 1.*Run the export step again"):
+        read_release(exported, version, decision)
+    write_json(version / "version.json", document | {"networks": networks, "left_out": {"pet-synthesis": ["suv"]}})
+    assert set(read_release(exported, version, decision).artifacts) == {"mira_net", "mira_net_ct"}
+    shutil.rmtree(exported / "mira_net_ct")
+    with pytest.raises(ServingFailed, match="lacks mira_net_ct"):
         read_release(exported, version, decision)
 
 

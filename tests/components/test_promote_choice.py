@@ -112,6 +112,18 @@ def test_a_file_that_was_swapped_after_its_check_is_not_staged(tmp_path, monkeyp
         repository.stage(configured(tmp_path), release.models[0], 1, {"precision": "int8", "threads": "1"})
 
 
+@pytest.mark.parametrize("name", ["metadata.json", "signature.json"])
+def test_metadata_that_were_exchanged_while_they_were_copied_are_not_staged(tmp_path, monkeypatch, name):
+    release = read_release(*make_release(tmp_path / "1", 1))
+    other = make_release(tmp_path / "2", 2)[0] / "mira_net" / name  # signed, too, as another version
+    real = shutil.copyfile
+    monkeypatch.setattr(
+        repository.shutil, "copyfile", lambda source, target: real(other if target.name == name else source, target)
+    )
+    with pytest.raises(ServingFailed, match=r"metadata\.json or its signature was exchanged"):
+        repository.stage(configured(tmp_path), release.models[0], 1, {"threads": "1"})
+
+
 def test_the_verb_gives_only_what_was_chosen(tmp_path, monkeypatch):
     exported, version, decision = make_release(tmp_path / "1", 1)
     seen = []

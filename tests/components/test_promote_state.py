@@ -24,6 +24,7 @@ from components.promote import (
     status,
     supervisor,
     transport,
+    verbs,
 )
 from components.promote.paths import Damaged, station
 from components.promote.step import PromoteConfig
@@ -270,3 +271,56 @@ def test_a_damaged_choice_of_repository_or_connection_is_named_and_what_to_do(co
         station(config.workspace)
     with pytest.raises(Damaged, match="mira serve --help"):
         transport.chosen(config)
+
+
+@pytest.mark.parametrize("foreground", [False, True])
+def test_a_change_that_was_cut_off_while_mlflow_is_away_leaves_the_server_supervised(
+    serving, monkeypatch, capsys, foreground
+):
+    state = server.running(serving)
+    monkeypatch.setattr(verbs, "serve", lambda *_: state)
+    supervised = []
+    monkeypatch.setattr(supervisor, "start", supervised.append)
+    monkeypatch.setattr(supervisor, "supervise_here", supervised.append)
+    audit.append(serving.audit, "promote", "begun", version=4, before=3)
+    where = ["--workspace", str(serving.workspace), "--repository", str(serving.models)]
+    more = ["--foreground"] if foreground else []
+    assert main(["serve", *where, *more, "--tracking-uri", "http://127.0.0.1:9"]) == 0
+    assert len(supervised) == 1
+    assert "is not settled in MLflow yet" in capsys.readouterr().out
+    assert [record.what for record in audit.read(serving.audit)] == ["promote", "serve"]
+    assert "not settled" in audit.read(serving.audit)[-1].why
+    monkeypatch.setattr(registry, "move_champion", lambda *_: None)  # it is back
+    assert main(["serve", *where, *more, "--tracking-uri", "http://127.0.0.1:9"]) == 0
+    assert [record.outcome for record in audit.read(serving.audit) if record.what == "promote"] == ["begun", "failed"]
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOSPC, "Make room at"),
+        (errno.EDQUOT, "Make room at"),
+        (errno.EACCES, "Let this account write to"),
+        (errno.EROFS, "Let this account write to"),
+        (errno.EIO, "Look at the disks of"),
+    ],
+)
+def test_a_disk_that_refuses_is_told_with_what_helps(config, number, words):
+    expected = f"what served before serves on. {words} {config.models}"
+    with pytest.raises(ServingFailed, match=expected), account.disk_has_room(config):
+        raise OSError(number, os.strerror(number), "/somewhere")
+
+
+def test_the_command_for_production_loads_every_network_that_serves(tmp_path):
+    (line,) = [
+        one for one in (paths.ROOT / "triton_repo" / "README.md").read_text().splitlines() if "python3 -c" in one
+    ]
+    command = line.strip().removeprefix("models=$(").removesuffix(")").replace("/models", str(tmp_path))
+    records = {
+        number: repository.ReleaseRecord(artifacts=dict.fromkeys(names, "0"), decision_sha256="", promoted="", by="")
+        for number, names in ((1, ["mira_net", "mira_net_mri"]), (2, ["mira_net", "mira_net_ct"]))
+    }
+    where = paths.ServingPaths(workspace=tmp_path, repository=tmp_path)
+    repository.write_served(where, repository.Served(version=2, releases=records))
+    said = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True).stdout
+    assert said.split() == ["--load-model=mira_net", "--load-model=mira_net_ct"]

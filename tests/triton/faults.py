@@ -44,6 +44,7 @@ class Fault:
         tracking: MLflow, "" for the station's.
         code: exit code that the command must have.
         also_new: whether the new version may answer until the restart.
+        halfway: whether the disk is left between two versions until the restart.
         briefly_new: whether it may answer until the fault strikes, since Triton has loaded it by then.
         audited: outcome of the last line that the audit trail must have got.
     """
@@ -59,6 +60,7 @@ class Fault:
     tracking: str = ""
     code: int = 5
     also_new: bool = False
+    halfway: bool = False
     briefly_new: bool = False
     audited: str = "failed"
 
@@ -202,6 +204,11 @@ FAULTS = (
         "promotion-killed", "promotion killed (SIGKILL) after the switch", moment="after_kill_promotion", code=-9,
         also_new=True,
     ),
+    Fault("copy-no-room", "disk full in the middle of copying the configuration", moment="copy_full"),
+    Fault(
+        "copy-killed", "promotion killed (SIGKILL) in the middle of copying the configuration", moment="copy_killed",
+        code=-9, halfway=True,
+    ),
     Fault("disk-full", "disk of the model repository full", around=lambda s: _full(s.config.models)),
     Fault("state-full", "disk of the audit trail full", around=lambda s: _full(s.config.state), audited="none"),
     Fault("store-gone", "artifact store gone", address="http://127.0.0.1:9/api/2.0/mlflow-artifacts/artifacts/exported"),
@@ -264,6 +271,7 @@ def run(station: FaultStation, fault: Fault) -> Row:
         audited=f"{last.outcome}: {last.why}".replace(f"{station.root}/", ""),
         agree="yes" if not seen.disagreements else "`mira status` says: " + seen.disagreements[0],
     )
+    apart = fault.also_new or fault.halfway
     checks = {
         f"exit code {done.returncode}, not {fault.code}": done.returncode == fault.code,
         f"{row.failed} requests failed: {list(tally.failed)[:2]}": not row.failed,
@@ -273,15 +281,21 @@ def run(station: FaultStation, fault: Fault) -> Row:
         "the planted moment never came": fault.moment == "none" or station.mark.exists(),
         f"`mira serve` ended with {serving}": serving == 0,
         f"the address changed from {url} to {station.url}": url == station.url,
-        f"MLflow and server disagree: {seen.disagreements}": not seen.disagreements or fault.also_new,
-        f"nothing says that they disagree: {seen.disagreements}": bool(seen.disagreements) or not fault.also_new,
+        f"MLflow and server disagree: {seen.disagreements}": not seen.disagreements or apart,
+        f"nothing says that they disagree: {seen.disagreements}": bool(seen.disagreements) or not apart,
         f"after the restart: {again.disagreements}": not again.disagreements,
         f"audit trail: {again.audit_fault}": not again.audit_fault,
         f"the audit trail says {last.outcome}, not {fault.audited}": last.outcome == fault.audited,
-        "something was left in the repository": not [*config.models.glob("*/3"), *config.models.glob(".[cu]*")],
+        "something was left in the repository": not _left(config.models),
     }
     row.faults = [words for words, fine in checks.items() if not fine]
     return row
+
+
+def _left(models: Path) -> list[Path]:
+    """What is in the repository, and belongs to no version that serves or served."""
+    hidden = [path for path in (*models.glob(".*"), *models.glob("*/.*")) if path.name != ".lock"]
+    return [*models.glob("*/3"), *hidden]
 
 
 def _said(text: str) -> str:

@@ -5,12 +5,14 @@ before Triton is asked to load what was rehearsed (`after_*`: right after it), w
 `registry_gone` acts right before the alias is moved.
 """
 
+import errno
 import os
 import shutil
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from components.promote import processes, registry, server
 from components.promote.paths import ServingPaths
@@ -82,11 +84,21 @@ def registry_gone() -> None:
     database.write_bytes(b"no database any more" * 100)
 
 
+def copy_full() -> None:
+    """The disk is full."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def copy_killed() -> None:
+    """The promotion itself is killed."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 FAULTS: dict[str, Callable[[], None]] = {
     act.__name__: act
     for act in (
         empty_folder, missing_network, bad_configuration, hanging_load, kill_server, after_kill_stubs,
-        after_kill_promotion, registry_gone,
+        after_kill_promotion, registry_gone, copy_full, copy_killed,
     )
 }  # fmt: skip
 
@@ -107,6 +119,18 @@ def plant(name: str) -> None:
             move(uri, version)
 
         registry.move_champion = moved
+        return
+    if name.startswith("copy_"):
+        copytree = shutil.copytree
+
+        def copied(source: Path, target: Path, *more: Any, **options: Any) -> Path:
+            made = copytree(source, target, *more, **options)
+            if Path(source) == _folder() / "release" / "configs":  # config.pbtxt is in place, the others are not
+                shutil.copytree = copytree
+                act()
+            return made
+
+        shutil.copytree = copied  # type: ignore[assignment]
         return
 
     def planted(admin: TritonAdmin, models: list[str]) -> None:

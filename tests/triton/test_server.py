@@ -16,7 +16,7 @@ from components.promote.step import promote
 from components.promote.switch import Switch
 from mira.client import RestorationClient
 from mira.errors import GateFailed, MiraError, ServingFailed
-from mira.storage import hash_file, read_json, write_json
+from mira.storage import hash_file, read_json
 from tests.triton.own_server import with_server
 from tests.triton.station import IMAGE, MODELS, Station
 from tests.triton.tiny_network import describe, make_release, sign, tiny_network
@@ -32,12 +32,15 @@ def station(tmp_path_factory):
 
 @pytest.fixture
 def two(station):
-    """Version 2 serves, version 1 is on disk."""
+    """Version 2 serves, version 1 is on disk and served before it."""
     served = read_served(station.config)
     if 1 not in served.releases:
         station.promote(1)
     if read_served(station.config).version != 2:
         station.promote(2)
+    if read_served(station.config).previous != 1:
+        for version in (1, 2):
+            rollback.rollback(station.config, to=version, tracking_uri=registry.OFF)
     release.serve(station.config)
     return station
 
@@ -179,6 +182,13 @@ def test_rollback_and_forward_again(two):
     assert audit.verify(two.config.audit) == ""
 
 
+def test_rollback_goes_to_what_served_before_whatever_its_number(two):
+    rollback.rollback(two.config, to=1, tracking_uri=registry.OFF)
+    two.promote(3)
+    assert rollback.rollback(two.config, tracking_uri=registry.OFF).version == 1  # not 2
+    assert rollback.rollback(two.config, to=2, tracking_uri=registry.OFF).before == 1
+
+
 def test_a_network_changed_on_disk_is_not_served_again(two):
     network = two.config.models / "mira_net" / "1" / "model.onnx"
     good = network.read_bytes()
@@ -205,6 +215,18 @@ def test_a_damaged_version_that_cannot_be_started_does_not_stand_in_the_way(two,
     server.stop(two.config)
     release.serve(two.config)
     two.promote(2)
+    assert status.read(two.config, registry.OFF).disagreements == []
+
+
+def test_damaged_warm_up_data_are_told_and_put_right_by_the_next_start(two):
+    image = two.config.models / "mira_net" / "warmup" / "image_256x256"
+    image.write_bytes(image.read_bytes()[:1000])
+    assert "the configuration on disk is not that of version 2" in "".join(
+        status.read(two.config, registry.OFF).disagreements
+    )
+    server.stop(two.config)
+    release.serve(two.config)
+    assert two.answer()[0] == "2"
     assert status.read(two.config, registry.OFF).disagreements == []
 
 
@@ -310,17 +332,16 @@ def test_manual_approval_comes_before_anything_changes(two):
     rollback.rollback(two.config, to=2, tracking_uri=registry.OFF)
 
 
-def test_a_version_of_another_registry_takes_the_place_of_its_number(two):
-    """Someone began anew with an empty registry: version 2 is another network now."""
+def test_a_version_of_another_registry_does_not_take_the_place_of_its_number(two):
+    """Someone began anew with an empty registry: version 2 is another network there."""
     old = two.answer()[1]
+    before = two.config.served.read_bytes()
     files = make_release(two.root / "anew", 2, gain=0.9, models=MODELS)
-    assert promote(*files, two.root / "out", two.config).changed
-    version, voxels = two.answer()
-    assert version == "2"
-    assert np.abs(voxels - old).max() > 0.1
-    write_json(two.root / "seen.json", {"version": version})
-    two.promote(2)
+    with pytest.raises(ServingFailed, match="Version 2 on record"):
+        promote(*files, two.root / "out", two.config)
+    assert two.config.served.read_bytes() == before
     np.testing.assert_array_equal(two.answer()[1], old)
+    assert not two.promote(2).changed  # the same networks under their number change nothing
 
 
 def test_client_reports_what_the_server_refuses(two):
